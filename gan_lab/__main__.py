@@ -1,0 +1,5 @@
+"""`python -m gan_lab` is `gan-lab`."""
+
+from gan_lab.cli import main
+
+main()

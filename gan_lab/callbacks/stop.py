@@ -1,0 +1,79 @@
+"""Ends training: budget used up, or asked to stop by a signal."""
+
+import signal
+import time
+from types import FrameType
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+
+from gan_lab.constraints import PositiveFloat
+from gan_lab.module import GAN
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop by a signal, and its state is saved; the process exits with 128 + the signal."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+class Stop(Callback):
+    """Stops the Trainer after a whole cycle: at the image budget, at the time budget, or after SIGINT or SIGTERM.
+
+    A second SIGINT stops at once. Several processes agree once every `agree_every_kimg` images.
+    """
+
+    def __init__(self, *, minutes: PositiveFloat | None = None, seconds_before: float = 0.0, agree_every_kimg: float = 1.0):
+        self.minutes = minutes
+        self.agree_every_images = agree_every_kimg * 1000
+        self.seconds_before = seconds_before  # training time of the sittings before this one
+        self.started = time.monotonic()
+        self.signal_number: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def seconds(self) -> float:
+        """Training time of the run so far, over all its sittings."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+        self.started = time.monotonic()
+        # Lightning has set its own handlers by now; they do not know of our checkpoints.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._note)
+        if gan.finished:
+            trainer.should_stop = True
+
+    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+        out_of_time = self.minutes is not None and self.seconds >= 60 * self.minutes
+        stop = self.signal_number or 0
+        if trainer.world_size > 1:
+            if not gan.due(self.agree_every_images):
+                return
+            agreed = torch.tensor([float(out_of_time), float(stop)], device=gan.device)
+            torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
+            out_of_time, stop = bool(agreed[0]), int(agreed[1])
+            self.signal_number = stop or None
+        gan.out_of_time = out_of_time
+        if stop or gan.finished:
+            trainer.should_stop = True
+
+    def restore(self) -> None:
+        """Gives the signals back to whoever handled them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        self._previous = {}
+
+    def on_train_end(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+        self.restore()
+
+    def on_exception(self, trainer: Trainer, gan: GAN, exception: BaseException) -> None:  # type: ignore[override]
+        self.restore()

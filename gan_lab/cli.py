@@ -1,0 +1,204 @@
+"""The command line: verbs to functions. Heavy imports wait until a verb needs them."""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gan_lab.errors import ConfigError, RunError
+
+VERBS = ("train", "resume", "sample")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a verb and exits: 0 done, 2 wrong configuration, 1 failed while running, 128 + signal when stopped by one."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(_reporting(lambda: _dispatch(arguments), debug="debug=true" in arguments))
+
+
+def _dispatch(arguments: list[str]) -> None:
+    from gan_lab import helptext
+
+    if any(argument in ("-sc", "--shell-completion", "--shell_completion") for argument in arguments[:2]):
+        _complete(arguments)
+        return
+    verb = arguments[0] if arguments else "--help"
+    wants_help = any(argument in ("-h", "--help") for argument in arguments)
+    if verb == "--version":
+        from gan_lab import __version__
+
+        print(f"gan_lab {__version__}")
+    elif verb in ("-h", "--help", "help"):
+        print(helptext.overview())
+    elif verb not in VERBS:
+        from gan_lab.names import nearest
+
+        raise ConfigError(f"{verb}: unknown verb; {nearest(verb, VERBS)} (gan-lab --help)")
+    elif wants_help:
+        print(getattr(helptext, verb)(arguments))
+    else:
+        {"train": _train, "resume": _resume, "sample": _sample}[verb](arguments[1:])
+
+
+def _reporting(action: Callable[[], None], debug: bool) -> int:
+    """Does `action`; says in one message what went wrong, if anything did, and returns the exit code."""
+    try:
+        action()
+        return 0
+    except KeyboardInterrupt as stop:
+        return 128 + getattr(stop, "signal_number", 2)
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, ConfigError):
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    if type(error).__module__.split(".")[0] in ("hydra", "omegaconf", "antlr4"):
+        causes = [str(error), str(error.__cause__ or "")]
+        text = " ".join(line.strip() for cause in causes for line in cause.splitlines() if "full_key:" not in line)
+        print(f"error: {text.strip()}", file=sys.stderr)
+        return 2
+    if isinstance(error, RunError):
+        print(f"error: {error}", file=sys.stderr)
+    elif isinstance(error, OSError):
+        print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
+    elif type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
+        print(
+            "error: the device ran out of memory; lower batch_size or model.width, or set optimizer.accumulate=2 or more",
+            file=sys.stderr,
+        )
+    else:
+        first = (str(error).splitlines() or [""])[0]
+        print(f"error: unexpected {type(error).__name__}: {first} (debug=true shows where)", file=sys.stderr)
+    return 1
+
+
+# ---------------------------------------------------------------------- train
+
+
+def _train(arguments: list[str]) -> None:
+    import hydra
+    from hydra._internal.utils import get_args_parser
+
+    from gan_lab.compose import checked_overrides, conf_dir, register_resolvers
+
+    register_resolvers()
+    parser = get_args_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        raise ConfigError([f"{flag}: unknown flag; gan-lab train --help lists them" for flag in unknown])
+    only_shows = options.cfg or options.info or options.hydra_help
+    overrides = list(options.overrides)
+    checked = overrides if only_shows else checked_overrides(overrides, options.config_dir, bool(options.multirun))
+    flags = _without(arguments, overrides)
+    sys.argv = [sys.argv[0], *flags, *checked]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to _reporting as they are
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()
+
+
+def _without(arguments: list[str], overrides: list[str]) -> list[str]:
+    """The flags among the arguments: all that is not an override, in order."""
+    left = list(overrides)
+    flags = []
+    for argument in arguments:
+        if argument in left:
+            left.remove(argument)
+        else:
+            flags.append(argument)
+    return flags
+
+
+def _task(cfg):  # type: ignore[no-untyped-def]  # Hydra reads the signature of its task function
+    """One run, in the directory Hydra made for it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from gan_lab.run import train
+
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    objective = train(cfg, _short(run_dir))
+    print(f"run: {_short(run_dir)}", flush=True)
+    return objective
+
+
+def _short(path: Path) -> Path:
+    """Relative to the working directory where the path lies below it."""
+    try:
+        return path.relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+# ---------------------------------------------------------------------- resume and sample
+
+
+def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """The verb's own key=value arguments, and the other ones."""
+    own, others = {}, []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals and key in known:
+            own[key] = value
+        else:
+            others.append(argument)
+    return own, others
+
+
+def _resume(arguments: list[str]) -> None:
+    own, overrides = _split(arguments, ("run",))
+    if "run" not in own:
+        raise ConfigError("run must be given: gan-lab resume run=DIR, or run=latest")
+    from gan_lab.compose import changed_config, register_resolvers
+    from gan_lab.record import find_run
+
+    register_resolvers()
+    run_dir = find_run(own["run"])
+    cfg = changed_config(run_dir, overrides)
+
+    from gan_lab.logs import configure_logging
+    from gan_lab.run import resume
+
+    configure_logging(run_dir)
+    resume(run_dir, cfg)
+    print(f"run: {_short(run_dir)}", flush=True)
+
+
+def _sample(arguments: list[str]) -> None:
+    from gan_lab.compose import checked_sampling
+    from gan_lab.sample import sample
+
+    request = checked_sampling(arguments)
+    print(f"samples: {sample(request)}", flush=True)
+
+
+# ---------------------------------------------------------------------- completion
+
+
+def _complete(arguments: list[str]) -> None:
+    """Hydra's shell completion, of verbs first and of the overrides behind `train` or `resume`."""
+    from hydra._internal.core_plugins import bash_completion  # noqa: F401  # found by Hydra's plugin scan
+
+    from gan_lab.compose import register_resolvers
+
+    query = next((argument for argument in arguments if argument.startswith("query=")), None)
+    line = os.environ.get("COMP_LINE", "")
+    words = line.split()
+    if query is not None and (len(words) < 2 or (len(words) == 2 and not line.endswith(" "))):
+        typed = words[1] if len(words) == 2 else ""
+        print(" ".join(verb for verb in VERBS if verb.startswith(typed)))
+        return
+    if query is not None:
+        os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+)\s+\S+", r"\1", line, count=1)
+    register_resolvers()
+    import hydra
+
+    from gan_lab.compose import conf_dir
+
+    sys.argv = [sys.argv[0], *[argument for argument in arguments if argument not in VERBS]]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()

@@ -1,0 +1,248 @@
+"""From what the user typed to a composed configuration: Hydra's overrides, checked all at once."""
+
+import itertools
+import os
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from gan_lab.errors import ConfigError
+from gan_lab.names import nearest
+
+MOST_COMBINATIONS = 16
+"""A sweep with at most this many combinations has each checked before the first run; a larger one, each choice alone."""
+
+
+def conf_dir() -> Path:
+    """The folder of the shipped configuration: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def _new_dir(path: str) -> str:
+    """Makes and returns the directory `path`, or path-2, path-3, ... where it exists: no two runs share one."""
+    for number in itertools.count(1):
+        candidate = path if number == 1 else f"{path}-{number}"
+        try:
+            os.makedirs(candidate)
+        except FileExistsError:
+            continue
+        except OSError:  # reported by Hydra's own attempt, with the path
+            pass
+        return candidate
+    raise AssertionError
+
+
+def register_resolvers() -> None:
+    OmegaConf.register_new_resolver("new_dir", _new_dir, use_cache=True, replace=True)
+
+
+class Composer:
+    """Composes conf/train.yaml with overrides, without running anything."""
+
+    def __init__(self, config_dir: str | None = None):
+        from hydra import initialize_config_dir
+        from hydra.core.global_hydra import GlobalHydra
+
+        if config_dir is not None and not Path(config_dir).is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: there is no such directory")
+        GlobalHydra.instance().clear()
+        initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")
+        self.search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+        self.loader = GlobalHydra.instance().config_loader()
+
+    def options(self, group: str) -> list[str]:
+        """The names that a group offers, the user's own directory included."""
+        from hydra._internal.config_loader_impl import ConfigLoaderImpl
+        from hydra.core.object_type import ObjectType
+
+        assert isinstance(self.loader, ConfigLoaderImpl)
+        repository = self.loader.repository
+        if self.search:
+            repository, _ = self.loader._parse_overrides_and_create_caching_repo(None, self._parse(self.search))
+        return sorted(set(repository.get_group_options(group, ObjectType.CONFIG)))
+
+    def groups(self) -> list[str]:
+        """The groups at the top of the configuration."""
+        from hydra.core.object_type import ObjectType
+
+        return [name for name in self.loader.get_group_options("", ObjectType.GROUP, None, []) if name != "hydra"]
+
+    @staticmethod
+    def _parse(overrides: Sequence[str]) -> list[Any]:
+        from hydra.core.override_parser.overrides_parser import OverridesParser
+
+        return OverridesParser.create().parse_overrides(list(overrides))
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The composed configuration, run-level keys only; ${hydra:...} resolves as it will in the run."""
+        from hydra import compose
+        from hydra.core.hydra_config import HydraConfig
+
+        cfg = compose("train", overrides=[*self.search, *overrides], return_hydra_config=True)
+        HydraConfig.instance().set_config(cfg)
+        own = cfg.copy()
+        OmegaConf.set_struct(own, False)
+        del own["hydra"]
+        return own
+
+
+def parsed(text: str) -> Any:
+    """One override by Hydra's grammar, or a ConfigError that shows it."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except OverrideParseException as error:
+        hint = "expected key=value" if "=" not in text else str(error).splitlines()[0]
+        raise ConfigError(f"{text}: {hint}") from error
+
+
+def _values(override: Any) -> list[str]:
+    """The values that an override stands for as texts; empty for a sweep over an interval."""
+    if not override.is_sweep_override():
+        return [override.get_value_element_as_str()]
+    from hydra.core.override_parser.types import IntervalSweep
+
+    if isinstance(override.value(), IntervalSweep):
+        return []
+    return list(override.sweep_string_iterator())
+
+
+def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) -> list[str]:
+    """The overrides in a form that Hydra accepts, once every one is known to be right; ConfigError with all problems.
+
+    A key that is legal but not written in conf/ (an argument with a default) is marked `++`, which Hydra asks for.
+    """
+    from hydra.core.global_hydra import GlobalHydra
+
+    from gan_lab.config import problems_of
+
+    composer = Composer(config_dir)
+    problems: list[str] = []
+    groups: list[tuple[str, Any]] = []
+    values: list[tuple[str, Any]] = []
+    for text in texts:
+        try:
+            override = parsed(text)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if override.is_sweep_override() and not multirun:
+            problems.append(f"{text} names several values: add -m to run each, or quote it as one")
+        elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            groups.append((text, override))
+        elif options := composer.options(override.key_or_group):
+            chosen = override.value() if isinstance(override.value(), list) else _values(override)
+            unknown = [name for name in map(str, chosen) if name not in (*options, "null")]
+            problems += [f"{override.key_or_group}={name}: no such option; {nearest(name, options)}" for name in unknown]
+            if not unknown:
+                groups.append((text, override))
+        else:
+            values.append((text, override))
+
+    # Unknown keys are forced in, so that the check names them all, each with its nearest neighbour.
+    def forced(text: str, override: Any) -> str:
+        plain = override.type is not None and override.type.name == "CHANGE"
+        return f"++{text}" if plain else text
+
+    swept = [(text, override) for text, override in [*groups, *values] if override.is_sweep_override()]
+    fixed_groups = [text for text, override in groups if not override.is_sweep_override()]
+    fixed = fixed_groups + [forced(text, override) for text, override in values if not override.is_sweep_override()]
+    for combination in _combinations(swept):
+        chosen = [forced(text, parsed(text)) if not composer.options(parsed(text).key_or_group) else text
+                  for text in combination]
+        cfg = composer.compose([*fixed, *chosen])
+        found = problems_of(cfg)
+        suffix = f" (with {' '.join(combination)})" if combination else ""
+        problems += [text + suffix for text in found if text not in problems]
+    if problems:
+        raise ConfigError(problems)
+    written = composer.compose(fixed_groups)
+    GlobalHydra.instance().clear()  # Hydra itself starts next
+    return [text for text, _ in groups] + [
+        text if _is_written(written, override.key_or_group) else forced(text, override) for text, override in values
+    ]
+
+
+def _is_written(cfg: DictConfig, key: str) -> bool:
+    node: Any = cfg
+    for part in key.split("."):
+        if not isinstance(node, DictConfig) or part not in node:
+            return False
+        node = node._get_node(part)
+    return True
+
+
+def _combinations(swept: list[tuple[str, Any]]) -> Iterator[list[str]]:
+    """What a sweep will run, as overrides without sweeps: every combination, or every choice beside the others' first."""
+    choices = []
+    for _, override in swept:
+        key = override.get_key_element()
+        if options := [f"{key}={value}" for value in _values(override)]:
+            choices.append(options)
+    combinations = itertools.product(*choices)
+    if len(list(itertools.islice(itertools.product(*choices), MOST_COMBINATIONS + 1))) <= MOST_COMBINATIONS:
+        yield from map(list, combinations)
+        return
+    first = [options[0] for options in choices]
+    yield first
+    for index, options in enumerate(choices):
+        for option in options[1:]:
+            yield [*first[:index], option, *first[index + 1 :]]
+
+
+def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
+    """The saved configuration of a run with overrides applied; a changed group is composed anew from conf/."""
+    path = run_dir / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"run={run_dir} is not the directory of a run: it has no {path.relative_to(run_dir)}")
+    cfg = typing.cast("DictConfig", OmegaConf.load(path))
+    composer = Composer()
+    problems: list[str] = []
+    for text in texts:
+        try:
+            override = parsed(text)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        key = override.key_or_group
+        if override.is_sweep_override():
+            problems.append(f"{text} names several values: a run is resumed with one")
+        elif options := composer.options(key):
+            value = override.value()
+            if str(value) in options:
+                cfg[key] = composer.compose([text])[key]
+            else:
+                problems.append(f"{key}={value}: no such option; {nearest(str(value), options)}")
+        elif override.is_delete():
+            problems.append(f"{text}: a key cannot be removed on resume; set it to null")
+        else:
+            OmegaConf.update(cfg, key, override.value(), force_add=True)
+    from gan_lab.config import problems_of
+
+    problems += problems_of(cfg)
+    if problems:
+        raise ConfigError(problems)
+    return cfg
+
+
+def checked_sampling(texts: list[str]) -> Any:
+    """The arguments of `gan-lab sample` as a checked gan_lab.sample.Sampling."""
+    from gan_lab.config import check_against
+    from gan_lab.sample import Sampling
+
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for text in texts:
+        try:
+            override = parsed(text)
+            values[override.key_or_group] = override.value()
+        except ConfigError as error:
+            problems += error.problems
+    return check_against(Sampling, values, problems)

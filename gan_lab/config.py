@@ -1,0 +1,526 @@
+"""The configuration: its schema, its check (`check`, everything wrong at once) and the only place that instantiates.
+
+Run-level keys are the dataclasses below. Components (networks, data sources, penalties, ...) are nodes with a
+`_target_`: the signature of what it names is their schema, ranges included (see `gan_lab.constraints`).
+"""
+
+import dataclasses
+import inspect
+import os
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from gan_lab.errors import ConfigError
+from gan_lab.names import nearest
+
+
+@dataclass(frozen=True)
+class Given:
+    """The arguments of a component that the program supplies; the configuration must not."""
+
+    names: tuple[str, ...] = ()
+
+
+Component = Annotated[dict[str, Any], Given()]
+Norm = Literal["none", "batch", "layer", "instance"]
+
+
+@dataclass
+class Budget:
+    kimg: PositiveFloat
+    minutes: PositiveFloat | None = None
+
+
+@dataclass
+class Model:
+    generator: Annotated[dict[str, Any], Given(("sample_shape",))]
+    discriminator: Annotated[dict[str, Any], Given(("sample_shape",))]
+    latent_dim: PositiveInt = 100
+    latent_distribution: Literal["normal", "uniform"] = "normal"
+    width: PositiveInt | None = None
+    depth: PositiveInt | None = None
+
+
+@dataclass
+class Loss:
+    adversarial: Component
+    penalty: Annotated[dict[str, Any], Given(("discriminator", "real", "fake", "uniform"))] | None = None
+    weight_clip: PositiveFloat | None = None
+    num_discriminator_steps: PositiveInt = 1
+    discriminator_norm: Norm = "none"
+
+
+@dataclass
+class ClipNorm:
+    generator: PositiveFloat | None = None
+    discriminator: PositiveFloat | None = None
+
+
+@dataclass
+class Optimizer:
+    generator: Annotated[dict[str, Any], Given(("parameters",))]
+    discriminator: Annotated[dict[str, Any], Given(("parameters",))]
+    lr: PositiveFloat
+    betas: tuple[Fraction, Fraction] | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    accumulate: PositiveInt = 1
+    clip_norm: ClipNorm = field(default_factory=ClipNorm)
+
+
+@dataclass
+class EMA:
+    half_life_kimg: NonNegativeFloat = 10.0
+    rampup: PositiveFloat | None = 0.05
+
+
+@dataclass
+class Accelerator:
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+    num_processes: PositiveInt = 1
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    num_threads: PositiveInt | None = None
+    data_gib: NonNegativeFloat = 4.0
+
+
+@dataclass
+class TensorBoardOptions:
+    flush_secs: PositiveInt = 30
+
+
+@dataclass
+class Loggers:
+    tensorboard: TensorBoardOptions = field(default_factory=TensorBoardOptions)
+    extra: dict[str, Component] = field(default_factory=dict)
+
+
+@dataclass
+class RunConfig:
+    name: str
+    seed: NonNegativeInt
+    batch_size: PositiveInt
+    budget: Budget
+    model: Model
+    dataset: Component
+    loss: Loss
+    optimizer: Optimizer
+    ema: EMA
+    accelerator: Accelerator
+    logger: Loggers
+    callbacks: dict[str, Component]
+    penalty: dict[str, Annotated[dict[str, Any], Given(("discriminator", "real", "fake", "uniform"))]] = field(
+        default_factory=dict
+    )
+    evaluation: Component | None = None
+    objective: str | None = None
+    debug: bool = False
+
+
+def flat_keys(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of every leaf."""
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from flat_keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def show(value: Any) -> str:
+    """A value as the user would type it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+# ---------------------------------------------------------------------- types
+
+
+def _expected(kind: Any) -> str:
+    """What a type accepts, in words."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        ranges = [str(extra) for extra in arguments[1:] if isinstance(extra, Range)]
+        return " ".join([_expected(arguments[0]), *ranges])
+    if origin is Literal:
+        return "one of " + ", ".join(show(argument) for argument in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_expected(argument) for argument in arguments)
+    if origin in (tuple, list, Sequence) or kind in (tuple, list):
+        if origin is tuple and arguments and Ellipsis not in arguments:
+            return f"a list of {len(arguments)} ({_expected(arguments[0])})"
+        return "a list"
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null", dict: "keys"}
+    return names.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def _accepts(kind: Any, value: Any) -> bool:
+    """Whether a plain value fits a type; types that are not understood accept everything."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        inside = all(value in extra for extra in arguments[1:] if isinstance(extra, Range)) if _number(value) else True
+        return _accepts(arguments[0], value) and inside
+    if origin is Literal:
+        return value in arguments and not (isinstance(value, bool) ^ any(isinstance(a, bool) for a in arguments))
+    if origin in (typing.Union, types.UnionType):
+        return any(_accepts(argument, value) for argument in arguments)
+    if origin in (tuple, list, Sequence):
+        if not isinstance(value, list | tuple):
+            return False
+        if origin is tuple and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(map(_accepts, arguments, value))
+        return all(_accepts(arguments[0], item) for item in value) if arguments else True
+    if kind is float:
+        return _number(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (bool, str, type(None)):
+        return isinstance(value, kind)
+    return True
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+# ---------------------------------------------------------------------- the check
+
+
+def _import(path: str, key: str) -> tuple[Any, str | None]:
+    """The object a dotted path names, or the sentence that says why there is none."""
+    from hydra.utils import get_object
+
+    try:
+        return get_object(path), None
+    except Exception as error:  # a module of the user's may fail in any way while it is imported
+        cause = error.__cause__ or error
+        missing = getattr(cause, "name", None) if isinstance(cause, ModuleNotFoundError) else None
+        hint = f"the package {missing} is not installed" if missing else str(cause).splitlines()[0]
+        return None, f"{key}._target_={path} cannot be imported: {hint}"
+
+
+def _parameters(target: Any) -> tuple[dict[str, Any], set[str], bool]:
+    """(argument -> type, required arguments, whether any further keyword is taken) of a callable."""
+    signature = inspect.signature(target)
+    try:
+        hints = typing.get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except Exception:  # annotations of other libraries may not resolve; their names are still checked
+        hints = {}
+    parameters = {
+        name: hints.get(name, Any)
+        for name, parameter in signature.parameters.items()
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    }
+    required = {name for name in parameters if signature.parameters[name].default is inspect.Parameter.empty}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    return parameters, required, open_ended
+
+
+def _check_component(node: Any, key: str, given: tuple[str, ...]) -> Iterator[str]:
+    if not isinstance(node, Mapping):
+        yield f"{key}={show(node)}: expected a component, that is keys with _target_"
+        return
+    if "_target_" not in node:
+        yield f"{key} has no _target_ (the dotted path of what to build)"
+        return
+    target, problem = _import(node["_target_"], key)
+    if problem is not None:
+        yield problem
+        return
+    parameters, required, open_ended = _parameters(target)
+    choices = [name for name in parameters if name not in given]
+    for name, value in node.items():
+        if name.startswith("_") and name.endswith("_"):
+            continue
+        if name in given:
+            yield f"{key}.{name}={show(value)}: this is set by the program; remove it"
+        elif name in parameters:
+            yield from _check(parameters[name], value, f"{key}.{name}")
+        elif not open_ended:
+            yield f"{key}.{name}: unknown key; {nearest(f'{key}.{name}', [f'{key}.{choice}' for choice in choices])}"
+    for name in sorted(required - set(node) - set(given)):
+        yield f"{key}.{name} is required by {node['_target_']}"
+
+
+def _check_dataclass(schema: Any, node: Any, key: str, all_keys: Sequence[str]) -> Iterator[str]:
+    hints = typing.get_type_hints(schema, include_extras=True)
+    if not isinstance(node, Mapping):
+        yield f"{key}={show(node)}: expected the keys {', '.join(f'{key}.{name}' for name in hints)}"
+        return
+    prefix = f"{key}." if key else ""
+    for name, value in node.items():
+        if name in hints:
+            yield from _check(hints[name], value, f"{prefix}{name}", all_keys)
+        else:
+            known = [f"{prefix}{hint}" for hint in hints] + [other for other in all_keys if "." in other]
+            yield f"{prefix}{name}: unknown key; {nearest(f'{prefix}{name}', known)}"
+    for item in dataclasses.fields(schema):
+        if item.name not in node and item.default is item.default_factory is dataclasses.MISSING:
+            yield f"{prefix}{item.name} is missing"
+
+
+def _check(kind: Any, value: Any, key: str, all_keys: Sequence[str] = ()) -> Iterator[str]:
+    """Everything wrong with one value, one sentence each."""
+    if value == "???":
+        yield f"{key} must be given: {key}=..."
+        return
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    options = arguments if origin in (typing.Union, types.UnionType) else (kind,)
+    if value is None and type(None) in options:
+        return
+    for option in options:
+        if dataclasses.is_dataclass(option):
+            yield from _check_dataclass(option, value, key, all_keys)
+            return
+        extras = typing.get_args(option)[1:] if typing.get_origin(option) is Annotated else ()
+        given = next((extra for extra in extras if isinstance(extra, Given)), None)
+        if given is not None:
+            yield from _check_component(value, key, given.names)
+            return
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            yield f"{key}={show(value)}: expected named components"
+            return
+        for name, item in value.items():
+            if item is not None:
+                yield from _check(arguments[1], item, f"{key}.{name}")
+    elif not _accepts(kind, value):
+        yield f"{key}={show(value)}: expected {_expected(kind)}"
+
+
+def _penalties(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(key, node) of every penalty in use."""
+    nodes = [("loss.penalty", config["loss"].get("penalty"))]
+    nodes += [(f"penalty.{name}", node) for name, node in (config.get("penalty") or {}).items()]
+    return [(key, node) for key, node in nodes if node]
+
+
+TRAINING_METRICS = ("loss/discriminator", "loss/generator", "images_per_second")
+EVALUATION_METRICS = ("sliced_wasserstein", "modes_covered", "high_quality", "mode_kl")
+
+
+def measured(config: RunConfig) -> tuple[str, ...]:
+    """The metrics that a run with this configuration can end with."""
+    return TRAINING_METRICS + (EVALUATION_METRICS if config.evaluation is not None else ())
+
+
+def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
+    """What no single value shows; called when every value is right by itself."""
+    discriminator, loss, accelerator = config["model"]["discriminator"], config["loss"], config["accelerator"]
+    for key, node in _penalties(config):
+        if discriminator.get("norm") == "batch":
+            yield (
+                f"model.discriminator.norm=batch with {key} ({node['_target_'].rsplit('.', 1)[-1]}): BatchNorm mixes the "
+                "samples whose gradients the penalty takes one by one; use model.discriminator.norm=layer, instance or none"
+            )
+    processes, accumulate = accelerator["num_processes"], config["optimizer"].get("accumulate", 1)
+    if config["batch_size"] % (processes * accumulate) != 0:
+        yield (
+            f"batch_size={config['batch_size']} cannot be shared equally by accelerator.num_processes={processes} times "
+            f"optimizer.accumulate={accumulate}; use a multiple of {processes * accumulate}"
+        )
+    elif config["batch_size"] == processes * accumulate and "batch" in (
+        discriminator.get("norm"),
+        config["model"]["generator"].get("norm"),
+    ):
+        yield f"batch_size={config['batch_size']}: BatchNorm needs at least two samples in each pass; use a larger one"
+    if loss.get("weight_clip") and loss.get("penalty"):
+        yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
+    yield from _check_device(accelerator)
+    objective = config.get("objective")
+    names = TRAINING_METRICS + (EVALUATION_METRICS if config.get("evaluation") else ())
+    if objective is not None and objective not in names:
+        yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
+
+
+def _check_device(accelerator: Mapping[str, Any]) -> Iterator[str]:
+    import torch
+
+    device, processes = accelerator["device"], accelerator["num_processes"]
+    num_gpus = torch.cuda.device_count()
+    if device == "gpu" and num_gpus == 0 and not torch.backends.mps.is_available():
+        yield "accelerator.device=gpu: torch sees no GPU on this machine; use accelerator=cpu, or accelerator=auto"
+    elif device == "gpu" and processes > max(num_gpus, 1):
+        yield f"accelerator.num_processes={processes}: torch sees {num_gpus} GPU(s); use at most as many"
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers, interpolations resolved; ConfigError where one cannot be."""
+    try:
+        content = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
+    assert isinstance(content, dict)
+    return typing.cast("dict[str, Any]", content)
+
+
+def problems_of(cfg: DictConfig) -> list[str]:
+    """Every problem of the configuration, one sentence each; empty when it can be built."""
+    try:
+        config = plain(cfg)
+    except ConfigError as error:
+        return error.problems
+    all_keys = [key for key, _ in flat_keys(config)]
+    problems = list(_check_dataclass(RunConfig, config, "", all_keys))
+    return problems or list(_check_combinations(config))
+
+
+def _typed(schema: Any, node: Mapping[str, Any]) -> Any:
+    """The dataclass that a checked node stands for; components stay plain."""
+    hints = typing.get_type_hints(schema)
+    values = {}
+    for name, value in node.items():
+        values[name] = _typed(hints[name], value) if dataclasses.is_dataclass(hints[name]) else value
+    return schema(**values)
+
+
+def check_against(schema: Any, values: Mapping[str, Any], problems: Sequence[str] = ()) -> Any:
+    """`schema` (a dataclass) made of plain values; ConfigError with the given problems and everything wrong."""
+    found = [*problems, *_check_dataclass(schema, values, "", ())]
+    if found:
+        raise ConfigError(found)
+    return schema(**values)
+
+
+def check(cfg: DictConfig) -> RunConfig:
+    """The typed configuration; ConfigError with every problem when there is any. Nothing is built."""
+    problems = problems_of(cfg)
+    if problems:
+        raise ConfigError(problems)
+    return _typed(RunConfig, plain(cfg))
+
+
+# ---------------------------------------------------------------------- building
+
+
+def _instantiate(node: Mapping[str, Any], key: str, **given: Any) -> Any:
+    """What a checked component names, called with its arguments; its ValueError becomes a ConfigError with the key."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(dict(node), **given, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError) and not isinstance(cause, ConfigError):
+            raise ConfigError(f"{key}: {cause}") from cause
+        raise (cause if cause is not None else error) from None
+
+
+def build_data(config: RunConfig) -> Any:
+    """The data set (gan_lab.data.Data)."""
+    return _instantiate(config.dataset, "dataset")
+
+
+def autocast_dtype(config: RunConfig, sample_shape: tuple[int, ...], device_type: str) -> Any:
+    """The networks' lower precision, or None for float32.
+
+    auto: bfloat16 for images where the hardware computes in it (CUDA's Ampere and later, CPUs with AVX512-BF16 or AMX),
+    float32 for points, whose modes may be narrower than bfloat16's steps, and everywhere else.
+    """
+    import torch
+
+    precision = config.accelerator.precision
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision == "fp32" or len(sample_shape) != 3:
+        return None
+    if device_type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device_type == "cpu":
+        native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return torch.bfloat16 if any(getattr(torch.cpu, name, lambda: False)() for name in native) else None
+    return None
+
+
+def device_type(config: RunConfig) -> Literal["cpu", "cuda", "mps"]:
+    """Where this run computes."""
+    import torch
+
+    if config.accelerator.device != "cpu":
+        if torch.cuda.is_available():
+            return "cuda"
+        if torch.backends.mps.is_available() and config.accelerator.num_processes == 1:
+            return "mps"
+    return "cpu"
+
+
+def build_generator(model: Model, sample_shape: tuple[int, ...]) -> Any:
+    return _instantiate(model.generator, "model.generator", sample_shape=sample_shape)
+
+
+def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
+    """The GAN module (gan_lab.module.GAN), initialised from the seed's own stream for each network."""
+    import torch
+
+    from gan_lab.module import GAN, Optimization
+    from gan_lab.streams import stream_seed
+
+    torch.manual_seed(stream_seed(config.seed, "initialisation/generator"))
+    generator = build_generator(config.model, sample_shape)
+    torch.manual_seed(stream_seed(config.seed, "initialisation/discriminator"))
+    discriminator = _instantiate(config.model.discriminator, "model.discriminator", sample_shape=sample_shape)
+    optimizer = config.optimizer
+
+    def factory(player: str) -> Any:
+        node = {**getattr(optimizer, player), "_partial_": True}
+        return _instantiate(node, f"optimizer.{player}")
+
+    return GAN(
+        generator=generator,
+        discriminator=discriminator,
+        latent_dim=config.model.latent_dim,
+        latent_distribution=config.model.latent_distribution,
+        adversarial_loss=_instantiate(config.loss.adversarial, "loss.adversarial"),
+        optimization=Optimization(
+            factory("generator"),
+            factory("discriminator"),
+            optimizer.clip_norm.generator,
+            optimizer.clip_norm.discriminator,
+            optimizer.schedule,
+            optimizer.accumulate,
+        ),
+        penalties=[
+            _instantiate({**node, "_partial_": True}, key) for key, node in _penalties(asdict(config))
+        ],
+        weight_clip=config.loss.weight_clip,
+        num_discriminator_steps=config.loss.num_discriminator_steps,
+        batch_size=config.batch_size,
+        budget_images=round(config.budget.kimg * 1000),
+        ema_half_life_images=config.ema.half_life_kimg * 1000,
+        ema_rampup=config.ema.rampup,
+        seed=config.seed,
+        autocast_dtype=autocast_dtype(config, sample_shape, device_type(config)),
+    )
+
+
+def build_callbacks(config: RunConfig) -> list[Any]:
+    """The configured callbacks in their order: metrics and pictures, evaluation, the user's, checkpoint, progress."""
+    nodes = {f"callbacks.{name}": node for name, node in config.callbacks.items() if node is not None}
+    if config.evaluation is not None:
+        nodes["evaluation"] = config.evaluation
+    # The checkpoint must come after everything that writes, the progress line after that.
+    rank = {"callbacks.metrics": -2, "callbacks.samples": -1, "callbacks.checkpoint": 1, "callbacks.progress": 2}
+    return [_instantiate(nodes[key], key) for key in sorted(nodes, key=lambda key: rank.get(key, 0))]
+
+
+def build_loggers(config: RunConfig, run_dir: Path, start_images: int) -> list[Any]:
+    """metrics.csv and TensorBoard, then the configured extras; extras that take a save_dir get the run's directory."""
+    from gan_lab.loggers import MetricsCSV, TensorBoard
+
+    loggers = [
+        MetricsCSV(run_dir / "metrics.csv", start_images),
+        TensorBoard(run_dir, start_images, **asdict(config.logger.tensorboard)),
+    ]
+    for name, node in config.logger.extra.items():
+        target, _ = _import(node["_target_"], f"logger.extra.{name}")
+        takes_dir = "save_dir" in inspect.signature(target).parameters and "save_dir" not in node
+        given = {"save_dir": os.fspath(run_dir)} if takes_dir else {}
+        loggers.append(_instantiate(node, f"logger.extra.{name}", **given))
+    return loggers

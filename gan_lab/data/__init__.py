@@ -1,0 +1,27 @@
+"""Data sources: plain functions with keyword arguments that return a whole dataset as tensors, a ``Data``.
+
+The signature of a source is the schema of its config node. This module imports torch alone, and the sources import
+scikit-learn and torchvision only when called, so that a config is checked without waiting for them.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Data(NamedTuple):
+    """A whole dataset on the CPU.
+
+    samples: images as uint8 (N, C, H, W) in 0..255 with C = 1 (gray), 3 (RGB) or 4 (RGB and opacity), never normalised;
+        or points as float32 (N, 2) in the units of the mixture.
+    labels: int64 (N,), each in 0..len(classes) - 1; None where the data has no labels.
+    classes: the names of the labels in order; None where there are no labels.
+    modes: float32 (M, 2), the true centres of a 2-D mixture, so that a label is an index into it; else None.
+    mode_std: the standard deviation of each mode along each axis; None without ``modes``.
+    """
+
+    samples: Tensor
+    labels: Tensor | None
+    classes: tuple[str, ...] | None
+    modes: Tensor | None = None
+    mode_std: float | None = None

@@ -1,0 +1,106 @@
+"""Real batches by counter: the data set as one tensor, gathered by index, in an order that needs no state."""
+
+from collections.abc import Iterator
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+
+from gan_lab.data import Data
+from gan_lab.streams import stream_seed
+
+
+class EpochOrder:
+    """The order in which samples are shown: a new permutation each epoch, a function of (seed, epoch) alone."""
+
+    def __init__(self, num_samples: int, seed: int):
+        self.num_samples = num_samples
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = torch.empty(0, dtype=torch.int64)
+
+    def __call__(self, start: int, stop: int) -> Tensor:
+        """Indices (stop - start,) of the samples shown as images `start` to `stop` since the beginning of training."""
+        pieces = []
+        while start < stop:
+            epoch, position = divmod(start, self.num_samples)
+            count = min(stop - start, self.num_samples - position)
+            pieces.append(self._order_of(epoch)[position : position + count])
+            start += count
+        return torch.cat(pieces)
+
+    def _order_of(self, epoch: int) -> Tensor:
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, "data", epoch))
+            self._epoch, self._permutation = epoch, torch.randperm(self.num_samples, generator=generator)
+        return self._permutation
+
+
+def as_training_input(samples: Tensor) -> Tensor:
+    """uint8 images (N, C, H, W) as float32 in [-1, 1]; points as they are."""
+    return samples.float().div_(127.5).sub_(1.0) if samples.dtype == torch.uint8 else samples
+
+
+class RealBatches:
+    """Endless iterator over cycles: real samples (num_batches * local batch, ...) of one process, ready to train on.
+
+    Samples live on `device` where they take at most `device_bytes` bytes, else in host memory. Process `rank` gets its
+    rows of each global batch, so that all processes together see what one process would.
+    """
+
+    def __init__(
+        self,
+        samples: Tensor,
+        *,
+        batch_size: int,
+        num_batches: int,
+        start_images: int,
+        seed: int,
+        device: torch.device,
+        device_bytes: int,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        resident = samples.numel() * samples.element_size() <= device_bytes
+        self.samples = samples.to(device) if resident else samples
+        self.device = device
+        self.order = EpochOrder(len(samples), seed)
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.images = start_images
+        local = batch_size // world_size
+        self.local_rows = slice(rank * local, (rank + 1) * local)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            stop = self.images + self.num_batches * self.batch_size
+            indices = self.order(self.images, stop).view(self.num_batches, self.batch_size)[:, self.local_rows]
+            indices = indices.reshape(-1).to(self.samples.device, non_blocking=True)
+            yield as_training_input(self.samples.index_select(0, indices).to(self.device, non_blocking=True))
+            self.images = stop
+
+
+class RealData(LightningDataModule):
+    """The one DataModule: any `Data`, served in real batches that start where the module's counter stands."""
+
+    def __init__(self, data: Data, *, batch_size: int, num_batches: int, seed: int, device_gib: float):
+        super().__init__()
+        self.data = data
+        self.batch_size = batch_size
+        self.num_batches = num_batches
+        self.seed = seed
+        self.device_bytes = int(device_gib * 2**30)
+
+    def train_dataloader(self) -> RealBatches:
+        assert self.trainer is not None
+        return RealBatches(
+            self.data.samples,
+            batch_size=self.batch_size,
+            num_batches=self.num_batches,
+            start_images=self.trainer.lightning_module.images_seen,
+            seed=self.seed,
+            device=self.trainer.strategy.root_device,
+            device_bytes=self.device_bytes,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )

@@ -1,0 +1,22 @@
+"""The exponential moving average of the generator, its memory given in images, not steps."""
+
+import torch
+from torch import nn
+
+
+def ema_decay(images: int, images_seen: int, half_life_images: float, rampup: float | None) -> float:
+    """How much of the old average remains after `images` more images: 0.5 ** (images / half-life).
+
+    With `rampup`, the half-life is at most that share of the images seen so far, so that the random start is forgotten
+    quickly (Karras et al. 2020, StyleGAN2-ADA, uses 0.05). A half-life of 0 copies the weights.
+    """
+    half_life = half_life_images if rampup is None else min(half_life_images, rampup * images_seen)
+    return 0.5 ** (images / half_life) if half_life > 0 else 0.0
+
+
+@torch.no_grad()
+def update_ema(average: nn.Module, module: nn.Module, decay: float) -> None:
+    """average <- decay * average + (1 - decay) * module for the parameters; buffers (BatchNorm's) are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1.0 - decay)
+    for old, new in zip(average.buffers(), module.buffers(), strict=True):
+        old.copy_(new)

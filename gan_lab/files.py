@@ -1,0 +1,65 @@
+"""Files that are either whole or not there."""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from gan_lab.errors import RunError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes `path`'s place only when everything is on the disk; nothing is left otherwise."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(temporary, 0o666 & ~mask)
+            os.replace(temporary, path)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """torch.save of tensors, numbers, strings and containers of them."""
+    buffer = io.BytesIO()  # torch.save turns a full disk into an unrelated error when it writes to the file itself
+    torch.save(content, buffer)
+    with replacing(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU. Data only: a file with code inside is refused, not run."""
+    if not path.is_file():
+        raise RunError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch reports damage through many types
+        if "Unsupported" in str(error) or "weights_only" in str(error) and "GLOBAL" in str(error):
+            raise RunError(f"{path} contains pickled code and was not loaded: gan_lab checkpoints hold data only") from error
+        raise RunError(f"{path} is damaged or truncated: it cannot be read ({type(error).__name__})") from error
+    if not isinstance(content, dict) or content.get("format") != "gan_lab checkpoint 1":
+        raise RunError(f"{path} is not a checkpoint of gan_lab")
+    return content

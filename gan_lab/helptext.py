@@ -1,0 +1,136 @@
+"""What --help prints. Options describe themselves: the first line of each file under conf/ is its description."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gan_lab.compose import conf_dir
+
+
+def overview() -> str:
+    return """\
+gan-lab: train generative adversarial networks from the command line.
+
+  gan-lab train [overrides]               train one GAN; with -m, one for each combination
+  gan-lab resume run=DIR|latest [...]     go on with a stopped run, or prolong a finished one
+  gan-lab sample run=DIR|latest out=PATH  draw from a trained generator
+
+  gan-lab VERB --help                     options, keys and examples of a verb
+  gan-lab --version
+
+First: gan-lab train experiment=quickstart
+Completion of verbs, options and keys: eval "$(gan-lab -sc install=bash)" (or zsh, fish)"""
+
+
+def _described(folder: Path) -> list[tuple[str, str]]:
+    """(option, description) of each file in a group's folder."""
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        lines = [line for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+        found.append((path.stem, lines[0].lstrip("# ") if lines else ""))
+    return found
+
+
+def _config_dirs(arguments: Sequence[str]) -> list[Path]:
+    """The shipped configuration, and the user's of --config-dir."""
+    folders = [conf_dir()]
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
+        if flag in ("--config-dir", "-cd") and value:
+            folders.append(Path(value))
+        elif flag.startswith("--config-dir="):
+            folders.append(Path(flag.partition("=")[2]))
+    return folders
+
+
+def train(arguments: Sequence[str] = ()) -> str:
+    lines = [
+        "gan-lab train [overrides] [flags]: train one GAN; with -m, one for each combination.",
+        "",
+        "Groups (group=option):",
+    ]
+    defaults = _defaults()
+    folders = _config_dirs(arguments)
+    groups = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"})
+    groups.sort(key=lambda name: list(defaults).index(name) if name in defaults else len(defaults))
+    for group in groups:
+        lines.append(f"  {group}")
+        for option, text in [item for folder in folders for item in _described(folder / group)]:
+            mark = "*" if defaults.get(group) == option else " "
+            lines.append(f"   {mark}{option:<16} {text}")
+    lines += [
+        "  (* is the default)",
+        "",
+        "Keys (key=value) that most runs set:",
+        "  batch_size=64                     real images in one discriminator step",
+        "  budget.kimg=1000                  thousands of real images to train on",
+        "  budget.minutes=null               or minutes, whichever ends first",
+        "  seed=0                            every random number depends on it",
+        "  dataset.image_size=32             side in pixels; null: native",
+        "  dataset.root=DIR                  where files lie or are downloaded to",
+        "  model.width=64  model.depth=null  model.latent_dim=100",
+        "  optimizer.lr=0.0002               both players; optimizer.generator.lr, optimizer.discriminator.lr: one",
+        "  optimizer.schedule=constant       constant, linear, cosine",
+        "  loss.num_discriminator_steps=1    loss.penalty.weight=10 (wgan_gp)",
+        "  ema.half_life_kimg=10             averaging of the generator; 0: none",
+        "  hydra.run.dir=DIR                 where the run is written (default: outputs/<date>/<time>-<name>)",
+        "  debug=true                        errors show their traceback",
+        "All keys of a choice: gan-lab train model=dcgan --cfg job",
+        "",
+        "Flags:",
+        "  -m, --multirun                    run every combination: -m loss=vanilla,hinge seed=1,2,3",
+        "  -c, --cfg job|hydra|all           print the configuration and stop (--resolve: interpolations filled in)",
+        "  -cd, --config-dir DIR             a folder of your own groups and experiments beside the shipped ones",
+        "  --info searchpath|plugins|...     about Hydra; --hydra-help: its own help",
+        "",
+        "Examples:",
+        "  gan-lab train experiment=quickstart",
+        "  gan-lab train model=dcgan dataset=fashion_mnist loss=wgan_gp budget.minutes=20",
+        "  gan-lab train -m loss=vanilla,wgan_gp seed=1,2,3 hydra/launcher=joblib",
+        "  gan-lab train dataset=image_folder dataset.root=pictures dataset.image_size=64 model=dcgan",
+    ]
+    return "\n".join(lines)
+
+
+def _defaults() -> dict[str, str]:
+    """Group -> default option, in the order of conf/train.yaml."""
+    import yaml
+
+    entries = yaml.safe_load((conf_dir() / "train.yaml").read_text())["defaults"]
+    return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
+
+
+def resume(arguments: Sequence[str] = ()) -> str:
+    return """\
+gan-lab resume run=DIR|latest [overrides]: go on with a run, in its directory and with its log files.
+
+  run=DIR             the run's directory; `latest` is the one in outputs/ that was started or resumed last
+  any other override  changes the run's configuration from here on; shown as a diff and recorded in run.json
+
+What was interrupted, killed or crashed goes on from its last checkpoint as if it had never stopped.
+A finished run is prolonged by a larger budget.
+
+Examples:
+  gan-lab resume run=latest
+  gan-lab resume run=outputs/2026-01-31/12-00-00-quickstart budget.kimg=2000 optimizer.lr=0.0001"""
+
+
+def sample(arguments: Sequence[str] = ()) -> str:
+    return """\
+gan-lab sample run=DIR|latest out=PATH [key=value ...]: draw from a trained generator.
+
+  run=DIR             the run's directory; `latest` is the one in outputs/ that was started or resumed last
+  out=FILE.npz        array `images`: uint8 N x H x W x C (points: float32 N x 2)
+  out=FILE.png        one picture: a grid (points: a scatter plot)
+  out=DIR             one PNG for each sample
+  num=64              how many
+  seed=0              which; sample i of a seed is the same whatever num is
+  weights=ema         ema (averaged) or raw
+  columns=null        of the grid; null: about a square
+  batch_size=256      memory against speed
+  device=cpu          cpu or gpu
+  interpolate=[0,1]   instead of num samples: the way from one seed's sample to the next, a row for each pair
+  steps=8             samples in each such row, both ends included
+
+Examples:
+  gan-lab sample run=latest num=100 out=grid.png
+  gan-lab sample run=latest num=10000 out=fakes.npz seed=1
+  gan-lab sample run=latest interpolate=[0,1,2,3] steps=10 out=ways.png"""

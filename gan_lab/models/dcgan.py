@@ -1,0 +1,106 @@
+"""Convolutional generator and discriminator in the manner of DCGAN (Radford, Metz & Chintala 2016), any size 8 to 128.
+
+Both work at the sides `halved_sizes` lists: 28 -> 14 -> 7. `width` counts the channels at the finest hidden level; they
+double with every halving up to `max_width`. The paper's network at 64x64: width=128, norm=batch, init_std=0.02.
+"""
+
+from torch import Tensor, nn
+
+from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
+from gan_lab.models.layers import Norm, halved_sizes, image_norm, initialise_normal
+
+
+def _check_image(sample_shape: tuple[int, ...]) -> tuple[int, int]:
+    """(channels, side) of square images."""
+    if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
+        raise ValueError(
+            f"model=dcgan draws square images (C, H, W), the data set has samples of shape {tuple(sample_shape)}: "
+            "use model=mlp"
+        )
+    return sample_shape[0], sample_shape[1]
+
+
+def _channels(width: int, num_levels: int, max_width: int) -> list[int]:
+    """Channels of the hidden levels, finest first."""
+    return [min(width * 2**level, max_width) for level in range(num_levels)]
+
+
+class Generator(nn.Module):
+    """latent (N, latent_dim) -> images (N, C, H, W) in [-1, 1]: a dense layer, then transposed convolutions 4x4 by 2."""
+
+    def __init__(
+        self,
+        *,
+        sample_shape: tuple[int, ...],
+        latent_dim: PositiveInt = 100,
+        width: PositiveInt = 64,
+        depth: PositiveInt | None = None,
+        max_width: PositiveInt = 1024,
+        norm: Norm = "batch",
+        slope: NonNegativeFloat = 0.0,
+        init_std: PositiveFloat | None = 0.02,
+    ):
+        """depth: number of doublings (None: until the dense layer's side is at most 7); slope: LeakyReLU's, 0 is ReLU."""
+        super().__init__()
+        num_channels, size = _check_image(sample_shape)
+        self.sizes = halved_sizes(size, depth)[::-1]
+        channels = _channels(width, len(self.sizes) - 1, max_width)[::-1]
+        self.dense = nn.Linear(latent_dim, channels[0] * self.sizes[0] ** 2)
+        self.start = nn.Sequential(image_norm(norm, channels[0]), nn.LeakyReLU(slope, inplace=True))
+        self.levels = nn.ModuleList()
+        for num_inputs, num_outputs in zip(channels[:-1], channels[1:], strict=True):
+            self.levels.append(
+                nn.Sequential(
+                    nn.ConvTranspose2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=norm == "none"),
+                    image_norm(norm, num_outputs),
+                    nn.LeakyReLU(slope, inplace=True),
+                )
+            )
+        self.levels.append(
+            nn.Sequential(nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh())
+        )
+        if init_std is not None:
+            initialise_normal(self, init_std)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        x = self.start(self.dense(latent).unflatten(1, (-1, self.sizes[0], self.sizes[0])))
+        for size, level in zip(self.sizes[1:], self.levels, strict=True):
+            x = level(x)[:, :, :size, :size]  # an odd side is one less than the double of its rounded-up half
+        return x
+
+
+class Discriminator(nn.Module):
+    """images (N, C, H, W) -> logits (N,): convolutions 4x4 by 2, then a dense layer. No norm on the first level."""
+
+    def __init__(
+        self,
+        *,
+        sample_shape: tuple[int, ...],
+        width: PositiveInt = 64,
+        depth: PositiveInt | None = None,
+        max_width: PositiveInt = 1024,
+        norm: Norm = "none",
+        slope: NonNegativeFloat = 0.2,
+        init_std: PositiveFloat | None = 0.02,
+    ):
+        """depth: number of halvings (None: until the side is at most 7)."""
+        super().__init__()
+        num_channels, size = _check_image(sample_shape)
+        num_levels = len(halved_sizes(size, depth)) - 1
+        layers: list[nn.Module] = []
+        num_inputs = num_channels
+        for level, num_outputs in enumerate(_channels(width, num_levels, max_width)):
+            level_norm = "none" if level == 0 else norm
+            layers += [
+                nn.Conv2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=level_norm == "none"),
+                image_norm(level_norm, num_outputs),
+                nn.LeakyReLU(slope, inplace=True),
+            ]
+            num_inputs, size = num_outputs, size // 2
+        self.features = nn.Sequential(*layers)
+        self.logit = nn.Linear(num_inputs * size**2, 1)
+        if init_std is not None:
+            initialise_normal(self, init_std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logit(self.features(images).flatten(1)).squeeze(1)

@@ -1,0 +1,257 @@
+"""GAN: the LightningModule that holds both networks, their optimizers, the counters and the averaged generator."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from gan_lab.ema import ema_decay, update_ema
+from gan_lab.losses import AdversarialLoss
+from gan_lab.models.layers import has_batch_norm
+from gan_lab.optimizers import Schedule, lr_factor
+from gan_lab.penalties import Discriminator, Uniform
+from gan_lab.player import Player
+from gan_lab.procedures.noise_to_data import alternating
+from gan_lab.streams import Streams
+
+LatentDistribution = Literal["normal", "uniform"]
+Penalty = Callable[[Discriminator, Tensor, Tensor, Uniform], Tensor]
+OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Optimization(NamedTuple):
+    """How the two players learn. clip norms: largest gradient norm, None for no limit."""
+
+    generator: OptimizerFactory
+    discriminator: OptimizerFactory
+    generator_clip_norm: float | None = None
+    discriminator_clip_norm: float | None = None
+    schedule: Schedule = "constant"
+    accumulate: int = 1
+
+
+def draw_latents(
+    streams: Streams, distribution: LatentDistribution, shape: tuple[int, int], stream: str, counter: int
+) -> Tensor:
+    """Latents (N, latent_dim): N(0, 1), or uniform in [-1, 1)."""
+    if distribution == "uniform":
+        return streams.uniform(shape, stream, counter) * 2 - 1
+    return streams.normal(shape, stream, counter)
+
+
+class GAN(LightningModule):
+    """Generator against discriminator, in manual optimization.
+
+    One `training_step` is one cycle: `num_discriminator_steps` updates of D and one of G. Three counters, none of them
+    Lightning's: `images_seen` (real images shown to D, over all processes), `d_steps` and `g_steps`. All randomness is a
+    function of `seed` and a counter. `batch_size` and every number of images are over all processes together.
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: nn.Module,
+        discriminator: nn.Module,
+        latent_dim: int,
+        latent_distribution: LatentDistribution = "normal",
+        adversarial_loss: AdversarialLoss,
+        optimization: Optimization,
+        penalties: Sequence[Penalty] = (),
+        weight_clip: float | None = None,
+        num_discriminator_steps: int = 1,
+        batch_size: int,
+        budget_images: int,
+        ema_half_life_images: float = 10_000.0,
+        ema_rampup: float | None = 0.05,
+        seed: int = 0,
+        autocast_dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator = generator
+        self.discriminator = discriminator
+        self.generator_ema = copy.deepcopy(generator).requires_grad_(False)
+        self.latent_dim = latent_dim
+        self.latent_distribution: LatentDistribution = latent_distribution
+        self.adversarial_loss = adversarial_loss
+        self.optimization = optimization
+        self.accumulate = optimization.accumulate
+        self.penalties = tuple(penalties)
+        self.weight_clip = weight_clip
+        self.num_discriminator_steps = num_discriminator_steps
+        self.batch_size = batch_size
+        self.budget_images = budget_images
+        self.ema_half_life_images = ema_half_life_images
+        self.ema_rampup = ema_rampup
+        self.seed = seed
+        self.autocast_dtype = autocast_dtype
+
+        self.images_seen = self.d_steps = self.g_steps = 0
+        self.images_before = 0  # images_seen when the current cycle began
+        self.out_of_time = False  # set when budget.minutes is used up
+        self.measure_gradients = False  # set for the cycles at whose end metrics are written
+        self.gradient_norms: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        # BatchNorm must see real and fake apart; otherwise one pass over both is the same and faster.
+        self._one_pass = not has_batch_norm(discriminator)
+        self.streams = Streams(seed)
+        self.rank, self.world_size = 0, 1
+        self.generator_player: Player
+        self.discriminator_player: Player
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self.streams = Streams(self.seed, self.device)
+        self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
+        how = self.optimization
+        generator_optimizer = how.generator(list(self.generator.parameters()))
+        discriminator_optimizer = how.discriminator(list(self.discriminator.parameters()))
+        self.generator_player = Player("generator", self.generator, generator_optimizer, how.generator_clip_norm)
+        self.discriminator_player = Player(
+            "discriminator", self.discriminator, discriminator_optimizer, how.discriminator_clip_norm
+        )
+        return [generator_optimizer, discriminator_optimizer]
+
+    def training_step(self, real: Tensor, batch_idx: int) -> None:
+        self.images_before = self.images_seen
+        self.streams.seed_layers(self.images_seen * self.world_size + self.rank)
+        alternating(self, real)
+        images = self.images_seen - self.images_before
+        decay = ema_decay(images, self.images_seen, self.ema_half_life_images, self.ema_rampup)
+        update_ema(self.generator_ema, self.generator, decay)
+
+    # ------------------------------------------------------------------ what a procedure uses
+
+    @property
+    def local_batch_size(self) -> int:
+        """Samples of one batch that this process handles."""
+        return self.batch_size // self.world_size
+
+    def _local(self, whole: Tensor) -> Tensor:
+        """This process's rows of something drawn for the whole batch, so that the numbers do not depend on processes."""
+        start = self.rank * self.local_batch_size
+        return whole[start : start + self.local_batch_size]
+
+    def parts(self) -> Iterator[slice]:
+        """The rows of the micro-batches of one local batch."""
+        size = self.local_batch_size // self.accumulate
+        for start in range(0, self.local_batch_size, size):
+            yield slice(start, start + size)
+
+    def draw_latents(self, stream: str, counter: int) -> Tensor:
+        """This process's latents (local batch, latent_dim) of a stream's draw."""
+        shape = (self.batch_size, self.latent_dim)
+        return self._local(draw_latents(self.streams, self.latent_distribution, shape, stream, counter))
+
+    def autocast(self) -> torch.autocast:
+        """Lower precision for the networks' passes; losses, penalties and averages stay in float32."""
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+
+    def generate(self, latents: Tensor) -> Tensor:
+        """Fakes in float32 from the generator as it is being trained."""
+        with self.autocast():
+            return self.generator(latents).float()
+
+    def judge(self, *batches: Tensor) -> tuple[Tensor, ...]:
+        """D's logits (N,) in float32 for each batch."""
+        with self.autocast():
+            if self._one_pass and len(batches) > 1:
+                return self.discriminator(torch.cat(batches)).float().split([len(batch) for batch in batches])
+            return tuple(self.discriminator(batch).float() for batch in batches)
+
+    def penalty(self, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
+        """The sum of the penalties' means over the micro-batch; None where there is none."""
+        if not self.penalties:
+            return None
+
+        def uniform(shape: tuple[int, ...]) -> Tensor:
+            whole = self.streams.uniform((self.batch_size, *shape[1:]), "penalty", self.d_steps)
+            return self._local(whole)[part]
+
+        values = [penalty(self.discriminator, real, fake, uniform).mean() for penalty in self.penalties]
+        return torch.stack(values).sum()
+
+    def lr_factor(self) -> float:
+        return lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)
+
+    # ------------------------------------------------------------------ what was recorded
+
+    def record(self, name: str, value: Tensor) -> None:
+        """Adds a value to the mean that the next log point writes; stays on the device."""
+        value = value.detach()
+        if name in self._sums:
+            self._sums[name] += value
+            self._counts[name] += 1
+        else:
+            self._sums[name], self._counts[name] = value.clone(), 1
+
+    def take_metrics(self) -> dict[str, float]:
+        """Means since the last call, over all processes, and the last gradient norms; starts anew. Waits for the device."""
+        self.generator_player.check_finite(self)
+        self.discriminator_player.check_finite(self)
+        names = list(self._sums)
+        means = torch.stack([self._sums[name].double() / self._counts[name] for name in names])
+        if self.world_size > 1:
+            torch.distributed.all_reduce(means)
+            means /= self.world_size
+        metrics = dict(zip(names, means.tolist(), strict=True))
+        metrics |= {name: float(norm) for name, norm in self.gradient_norms.items()}
+        self._sums, self._counts, self.gradient_norms = {}, {}, {}
+        return metrics
+
+    def due(self, every_images: float | None) -> bool:
+        """Whether the cycle just done crossed a multiple of `every_images`, or was the run's last."""
+        if self.finished:
+            return True
+        if every_images is None:
+            return False
+        return int(self.images_before // every_images) != int(self.images_seen // every_images)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up."""
+        return self.images_seen >= self.budget_images or self.out_of_time
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next cycle depends on: tensors, numbers and strings only."""
+        return {
+            "generator": self.generator.state_dict(),
+            "discriminator": self.discriminator.state_dict(),
+            "generator_ema": self.generator_ema.state_dict(),
+            "optimizers": {
+                "generator": self.generator_player.optimizer.state_dict(),
+                "discriminator": self.discriminator_player.optimizer.state_dict(),
+            },
+            "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
+            "recorded": {"sums": self._sums, "counts": self._counts},
+        }
+
+    def load_networks(self, state: dict[str, Any]) -> None:
+        """Puts the three networks' weights and the counters back; raises RuntimeError where shapes or names differ."""
+        self.generator.load_state_dict(state["generator"])
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.generator_ema.load_state_dict(state["generator_ema"])
+        counters = state["counters"]
+        self.images_seen = self.images_before = counters["images_seen"]
+        self.d_steps, self.g_steps = counters["d_steps"], counters["g_steps"]
+
+    def load_progress(self, state: dict[str, Any]) -> None:
+        """Puts back what lives on the training device, once the optimizers exist."""
+        for name, player in (("generator", self.generator_player), ("discriminator", self.discriminator_player)):
+            new_options = [
+                {key: value for key, value in group.items() if key != "params"}
+                for group in player.optimizer.param_groups
+            ]
+            player.optimizer.load_state_dict(state["optimizers"][name])
+            # The configuration decides the options, so that `resume optimizer.lr=...` takes effect; moments are the run's.
+            for group, options in zip(player.optimizer.param_groups, new_options, strict=True):
+                group.update(options)
+        self._sums = {name: value.to(self.device) for name, value in state["recorded"]["sums"].items()}
+        self._counts = dict(state["recorded"]["counts"])

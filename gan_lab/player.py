@@ -1,0 +1,88 @@
+"""One side of the game: the parameters it may move and how it moves them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from gan_lab.errors import RunError
+from gan_lab.optimizers import unique_parameters
+
+if TYPE_CHECKING:
+    from gan_lab.module import GAN
+
+
+class Player:
+    """Gradients, their averaging over processes, clipping, the finite-loss guard and the optimizer step of one player.
+
+    The Trainer's own clipping and accumulation refuse manual optimization with two optimizers, hence these few lines.
+    """
+
+    def __init__(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float | None):
+        self.name = name
+        self.parameters = unique_parameters([network])
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.base_lrs = [group["lr"] for group in optimizer.param_groups]
+        # A fused optimizer skips its step on the device while `found_inf` is 1: the guard then needs no host sync.
+        self._fused = all(group.get("fused") for group in optimizer.param_groups)
+        self._found_inf: Tensor | None = None
+
+    def backward(self, loss: Tensor, gan: GAN) -> None:
+        """Adds this micro-batch's share of the gradient, to this player's parameters only."""
+        self._guard(loss.detach(), gan)
+        (loss / gan.accumulate).backward(inputs=self.parameters)
+
+    def _guard(self, loss: Tensor, gan: GAN) -> None:
+        if self._fused and loss.device.type == "cuda":
+            bad = (~torch.isfinite(loss)).float()
+            self._found_inf = bad if self._found_inf is None else torch.maximum(self._found_inf, bad)
+            self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
+        elif not torch.isfinite(loss):
+            self._refuse(float(loss), gan)
+
+    def check_finite(self, gan: GAN) -> None:
+        """Raises if a step had to be skipped since the last call (devices on which the guard does not sync)."""
+        if self._found_inf is not None and bool(self._found_inf):
+            self._refuse(float("nan"), gan)
+
+    def _refuse(self, value: float, gan: GAN) -> None:
+        raise RunError(
+            f"the {self.name}'s loss became {value} at {gan.images_seen:,} images "
+            f"(D step {gan.d_steps:,}, G step {gan.g_steps:,}); its weights were not updated with it. "
+            f"Lower optimizer.{self.name}.lr, set optimizer.clip_norm.{self.name}, or try another loss"
+        )
+
+    def step(self, gan: GAN) -> None:
+        """Updates the parameters with the accumulated gradient and forgets it."""
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        if gan.world_size > 1:
+            average_over_processes(gradients)
+        if self.clip_norm is not None or gan.measure_gradients:
+            norm = nn.utils.get_total_norm(gradients)
+            if self.clip_norm is not None:
+                nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
+            if gan.measure_gradients:
+                gan.gradient_norms[f"gradient_norm/{self.name}"] = norm
+        factor = gan.lr_factor()
+        for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
+            group["lr"] = base_lr * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def clip_weights(self, limit: float) -> None:
+        """Clamps every parameter to [-limit, limit] (Arjovsky et al. 2017, algorithm 1)."""
+        torch._foreach_clamp_min_(self.parameters, -limit)
+        torch._foreach_clamp_max_(self.parameters, limit)
+
+
+def average_over_processes(gradients: list[Tensor]) -> None:
+    """Replaces each gradient by its mean over all processes: one all-reduce for the whole player."""
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

@@ -1,0 +1,143 @@
+"""run.json: what a run is, how far it is and how it ended."""
+
+import fcntl
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gan_lab import __version__
+from gan_lab.errors import ConfigError, RunError
+from gan_lab.files import write_json
+
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
+
+
+def now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    found = {"gan_lab": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that this code runs from and whether it has changes; None outside a checkout."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": git("status", "--porcelain", "-uno") != ""}
+    except (OSError, subprocess.SubprocessError):  # no git program, or no commit yet
+        return None
+
+
+def machine(device: torch.device | str) -> dict[str, Any]:
+    found = {
+        "device": str(device),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+class RunRecord:
+    """The content of a run directory's run.json; every change is on the disk when `update` returns."""
+
+    def __init__(self, run_dir: Path, content: dict[str, Any]):
+        self.run_dir = run_dir
+        self.path = run_dir / "run.json"
+        self.content = content
+
+    @classmethod
+    def create(cls, run_dir: Path, *, name: str, seed: int) -> "RunRecord":
+        """Starts a run in a directory that holds none yet."""
+        path = run_dir / "run.json"
+        if path.exists():
+            raise ConfigError(
+                f"hydra.run.dir={run_dir} already holds a run; continue it with `gan-lab resume run={run_dir}`, "
+                "or choose another directory"
+            )
+        record = cls(
+            run_dir,
+            {
+                "status": "running",
+                "name": name,
+                "seed": seed,
+                "started": now(),
+                "command": sys.orig_argv[1:],
+                "versions": versions(),
+                "git": git_state(),
+                "images_seen": 0,
+                "d_steps": 0,
+                "g_steps": 0,
+                "wall_seconds": 0.0,
+                "images_per_second": None,
+                "resumed": [],
+            },
+        )
+        record.update()
+        return record
+
+    @classmethod
+    def load(cls, run_dir: Path) -> "RunRecord":
+        path = run_dir / "run.json"
+        if not path.is_file():
+            raise RunError(f"{run_dir} is not the directory of a run: it has no run.json")
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise RunError(f"{path} is damaged: {error}") from error
+        return cls(run_dir, content)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run directory against a second process; the system lets go when this process ends in any way."""
+        with (self.run_dir / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f"{self.run_dir} is being trained by another process; stop that one first") from None
+            except OSError:  # file systems without locks
+                pass
+            yield
+
+    def update(self, **changes: Any) -> None:
+        self.content |= changes
+        write_json(self.path, self.content)
+
+
+def find_run(name: str, outputs: Path = Path("outputs")) -> Path:
+    """The directory of a run: a path, or `latest` for the run in outputs/ that was started or resumed last."""
+    if name != "latest":
+        if not Path(name).is_dir():
+            raise ConfigError(f"run={name}: there is no such directory ({Path(name).absolute()})")
+        return Path(name)
+    records = [*outputs.glob("*/*/run.json"), *outputs.glob("sweeps/*/*/run.json")]
+    if not records:
+        raise ConfigError(f"run=latest: there is no run in {outputs.absolute()}; give its directory: run=DIR")
+    return max(records, key=lambda path: path.stat().st_mtime).parent
