@@ -13,7 +13,7 @@ VERBS = ("train", "resume", "sample")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs a verb and exits: 0 done, 2 wrong configuration, 1 failed while running, 128 + signal when stopped by one."""
+    """Runs a verb and exits: 0 done, 2 wrong configuration, 1 failed while running, 128 + signal if stopped by one."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(_reporting(lambda: _dispatch(arguments), debug="debug=true" in arguments))
 
@@ -71,7 +71,7 @@ def _report(error: Exception) -> int:
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
     elif type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
         print(
-            "error: the device ran out of memory; lower batch_size or model.width, or set optimizer.accumulate=2 or more",
+            "error: the device ran out of memory; lower batch_size or model.width, or raise optimizer.accumulate",
             file=sys.stderr,
         )
     else:
@@ -100,7 +100,20 @@ def _train(arguments: list[str]) -> None:
     flags = _without(arguments, overrides)
     sys.argv = [sys.argv[0], *flags, *checked]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to _reporting as they are
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()
+    except _Failed as failed:
+        raise failed.error from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunError(f"cannot write {error.filename}: {reason}; choose another place: hydra.run.dir=DIR") from error
+
+
+class _Failed(BaseException):
+    """A failed run on its way past Hydra, which would print a line of its own about it."""
+
+    def __init__(self, error: Exception):
+        self.error = error
 
 
 def _without(arguments: list[str], overrides: list[str]) -> list[str]:
@@ -115,15 +128,23 @@ def _without(arguments: list[str], overrides: list[str]) -> list[str]:
     return flags
 
 
-def _task(cfg):  # type: ignore[no-untyped-def]  # Hydra reads the signature of its task function
+def _task(cfg):  # Hydra reads the signature of its task function
     """One run, in the directory Hydra made for it."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     from gan_lab.run import train
 
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
-    objective = train(cfg, _short(run_dir))
-    print(f"run: {_short(run_dir)}", flush=True)
+    run_dir = _short(Path(HydraConfig.get().runtime.output_dir))
+    try:
+        objective = train(cfg, run_dir)
+    except Exception as error:
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise _Failed(error) from error
+        print(f"run {run_dir} failed:", file=sys.stderr)  # the other runs go on
+        _report(error)
+        raise
+    print(f"run: {run_dir}", flush=True)
     return objective
 
 

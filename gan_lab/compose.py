@@ -13,7 +13,7 @@ from gan_lab.errors import ConfigError
 from gan_lab.names import nearest
 
 MOST_COMBINATIONS = 16
-"""A sweep with at most this many combinations has each checked before the first run; a larger one, each choice alone."""
+"""A sweep with at most so many combinations has each checked before the first run; a larger one, each choice alone."""
 
 
 def conf_dir() -> Path:
@@ -61,7 +61,7 @@ class Composer:
         from hydra.core.object_type import ObjectType
 
         assert isinstance(self.loader, ConfigLoaderImpl)
-        repository = self.loader.repository
+        repository: Any = self.loader.repository
         if self.search:
             repository, _ = self.loader._parse_overrides_and_create_caching_repo(None, self._parse(self.search))
         return sorted(set(repository.get_group_options(group, ObjectType.CONFIG)))
@@ -94,11 +94,11 @@ class Composer:
 def parsed(text: str) -> Any:
     """One override by Hydra's grammar, or a ConfigError that shows it."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
+    from hydra.errors import HydraException
 
     try:
         return OverridesParser.create().parse_override(text)
-    except OverrideParseException as error:
+    except HydraException as error:
         hint = "expected key=value" if "=" not in text else str(error).splitlines()[0]
         raise ConfigError(f"{text}: {hint}") from error
 
@@ -137,10 +137,12 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             groups.append((text, override))
-        elif options := composer.options(override.key_or_group):
+        elif (options := composer.options(override.key_or_group)) or override.key_or_group in composer.groups():
             chosen = override.value() if isinstance(override.value(), list) else _values(override)
             unknown = [name for name in map(str, chosen) if name not in (*options, "null")]
-            problems += [f"{override.key_or_group}={name}: no such option; {nearest(name, options)}" for name in unknown]
+            problems += [
+                f"{override.key_or_group}={name}: no such option; {nearest(name, options)}" for name in unknown
+            ]
             if not unknown:
                 groups.append((text, override))
         else:
@@ -155,8 +157,10 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
     fixed_groups = [text for text, override in groups if not override.is_sweep_override()]
     fixed = fixed_groups + [forced(text, override) for text, override in values if not override.is_sweep_override()]
     for combination in _combinations(swept):
-        chosen = [forced(text, parsed(text)) if not composer.options(parsed(text).key_or_group) else text
-                  for text in combination]
+        chosen = [
+            forced(text, parsed(text)) if not composer.options(parsed(text).key_or_group) else text
+            for text in combination
+        ]
         cfg = composer.compose([*fixed, *chosen])
         found = problems_of(cfg)
         suffix = f" (with {' '.join(combination)})" if combination else ""
@@ -180,7 +184,7 @@ def _is_written(cfg: DictConfig, key: str) -> bool:
 
 
 def _combinations(swept: list[tuple[str, Any]]) -> Iterator[list[str]]:
-    """What a sweep will run, as overrides without sweeps: every combination, or every choice beside the others' first."""
+    """What a sweep will run, as overrides without sweeps: all combinations, or each choice beside the others' first."""
     choices = []
     for _, override in swept:
         key = override.get_key_element()

@@ -7,6 +7,7 @@ Run-level keys are the dataclasses below. Components (networks, data sources, pe
 import dataclasses
 import inspect
 import os
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,7 +259,8 @@ def _check_dataclass(schema: Any, node: Any, key: str, all_keys: Sequence[str]) 
         if name in hints:
             yield from _check(hints[name], value, f"{prefix}{name}", all_keys)
         else:
-            known = [f"{prefix}{hint}" for hint in hints] + [other for other in all_keys if "." in other]
+            known = [f"{prefix}{hint}" for hint in hints]
+            known += [other for other in all_keys if "." in other and other != f"{prefix}{name}"]
             yield f"{prefix}{name}: unknown key; {nearest(f'{prefix}{name}', known)}"
     for item in dataclasses.fields(schema):
         if item.name not in node and item.default is item.default_factory is dataclasses.MISSING:
@@ -316,14 +318,15 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     for key, node in _penalties(config):
         if discriminator.get("norm") == "batch":
             yield (
-                f"model.discriminator.norm=batch with {key} ({node['_target_'].rsplit('.', 1)[-1]}): BatchNorm mixes the "
-                "samples whose gradients the penalty takes one by one; use model.discriminator.norm=layer, instance or none"
+                f"model.discriminator.norm=batch with {key} ({node['_target_'].rsplit('.', 1)[-1]}): BatchNorm mixes "
+                "the samples whose gradients the penalty takes one by one; use model.discriminator.norm=layer, "
+                "instance or none"
             )
     processes, accumulate = accelerator["num_processes"], config["optimizer"].get("accumulate", 1)
     if config["batch_size"] % (processes * accumulate) != 0:
         yield (
-            f"batch_size={config['batch_size']} cannot be shared equally by accelerator.num_processes={processes} times "
-            f"optimizer.accumulate={accumulate}; use a multiple of {processes * accumulate}"
+            f"batch_size={config['batch_size']} cannot be shared equally by accelerator.num_processes={processes} "
+            f"times optimizer.accumulate={accumulate}; use a multiple of {processes * accumulate}"
         )
     elif config["batch_size"] == processes * accumulate and "batch" in (
         discriminator.get("norm"),
@@ -333,6 +336,14 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     if loss.get("weight_clip") and loss.get("penalty"):
         yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
     yield from _check_device(accelerator)
+    source, _ = _import(config["dataset"]["_target_"], "dataset")
+    for player in ("generator", "discriminator"):
+        network, _ = _import(config["model"][player]["_target_"], player)
+        if getattr(network, "images_only", False) and "image_size" not in inspect.signature(source).parameters:
+            yield (
+                f"model.{player} ({config['model'][player]['_target_']}) is for images, and the data set "
+                f"({config['dataset']['_target_'].rsplit('.', 1)[-1]}) has points; use model=mlp"
+            )
     objective = config.get("objective")
     names = TRAINING_METRICS + (EVALUATION_METRICS if config.get("evaluation") else ())
     if objective is not None and objective not in names:
@@ -368,7 +379,15 @@ def problems_of(cfg: DictConfig) -> list[str]:
         return error.problems
     all_keys = [key for key, _ in flat_keys(config)]
     problems = list(_check_dataclass(RunConfig, config, "", all_keys))
-    return problems or list(_check_combinations(config))
+    # A wrong value that others take over by interpolation is one mistake, not three.
+    original = [text for text in problems if not _is_interpolated(cfg, re.split("[=: ]", text)[0])]
+    return original or problems or list(_check_combinations(config))
+
+
+def _is_interpolated(cfg: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    return isinstance(node, DictConfig) and name in node and OmegaConf.is_interpolation(node, name)
 
 
 def _typed(schema: Any, node: Mapping[str, Any]) -> Any:
@@ -486,9 +505,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
             optimizer.schedule,
             optimizer.accumulate,
         ),
-        penalties=[
-            _instantiate({**node, "_partial_": True}, key) for key, node in _penalties(asdict(config))
-        ],
+        penalties=[_instantiate({**node, "_partial_": True}, key) for key, node in _penalties(asdict(config))],
         weight_clip=config.loss.weight_clip,
         num_discriminator_steps=config.loss.num_discriminator_steps,
         batch_size=config.batch_size,

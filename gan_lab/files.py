@@ -57,8 +57,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damage through many types
-        if "Unsupported" in str(error) or "weights_only" in str(error) and "GLOBAL" in str(error):
-            raise RunError(f"{path} contains pickled code and was not loaded: gan_lab checkpoints hold data only") from error
+        if "Unsupported" in str(error) or ("weights_only" in str(error) and "GLOBAL" in str(error)):
+            raise RunError(
+                f"{path} contains pickled code and was not loaded: gan_lab checkpoints hold data only"
+            ) from error
         raise RunError(f"{path} is damaged or truncated: it cannot be read ({type(error).__name__})") from error
     if not isinstance(content, dict) or content.get("format") != "gan_lab checkpoint 1":
         raise RunError(f"{path} is not a checkpoint of gan_lab")

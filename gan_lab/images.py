@@ -31,9 +31,7 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     height, width = height * factor, width * factor
     rows = math.ceil(num / columns)
     line = 2
-    grid = torch.full(
-        (channels, rows * (height + line) + line, columns * (width + line) + line), 40, dtype=torch.uint8
-    )
+    grid = torch.full((channels, rows * (height + line) + line, columns * (width + line) + line), 40, dtype=torch.uint8)
     for index, image in enumerate(images):
         row, column = divmod(index, columns)
         top, left = line + row * (height + line), line + column * (width + line)

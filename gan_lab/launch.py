@@ -53,7 +53,7 @@ def _work(rank: int, port: int, fit: Fit, config: RunConfig, run_dir: Path, answ
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    # In a session of its own it gets no Ctrl-C from the terminal, only what the parent passes on; nor outlives the parent.
+    # In a session of its own it gets no Ctrl-C from the terminal, only what the parent passes on.
     os.setsid()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     configure_logging(run_dir, quiet=rank > 0)
@@ -78,7 +78,7 @@ def run_processes(fit: Fit, config: RunConfig, run_dir: Path) -> float | None:
     def pass_on(number: int, frame: Any) -> None:
         for process in processes:
             if process.is_alive():
-                os.kill(process.pid, number)
+                os.kill(process.pid or 0, number)
 
     for process in processes:
         process.start()

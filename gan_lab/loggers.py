@@ -95,12 +95,3 @@ class TensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Puts all events on the disk (and writes no hparams.yaml: the configuration has its own file)."""
         self.experiment.flush()
-
-
-def log_picture(loggers: list[Logger], name: str, picture: Any, step: int) -> None:
-    """A uint8 picture (C, H, W) to every logger that takes pictures (TensorBoard's, or those with `log_image`)."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, step)
-        elif hasattr(logger, "log_image"):
-            logger.log_image(key=name, images=[picture.permute(1, 2, 0).numpy()], step=step)

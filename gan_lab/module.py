@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -15,9 +15,8 @@ from gan_lab.optimizers import Schedule, lr_factor
 from gan_lab.penalties import Discriminator, Uniform
 from gan_lab.player import Player
 from gan_lab.procedures.noise_to_data import alternating
-from gan_lab.streams import Streams
+from gan_lab.streams import LatentDistribution, Streams
 
-LatentDistribution = Literal["normal", "uniform"]
 Penalty = Callable[[Discriminator, Tensor, Tensor, Uniform], Tensor]
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -33,21 +32,12 @@ class Optimization(NamedTuple):
     accumulate: int = 1
 
 
-def draw_latents(
-    streams: Streams, distribution: LatentDistribution, shape: tuple[int, int], stream: str, counter: int
-) -> Tensor:
-    """Latents (N, latent_dim): N(0, 1), or uniform in [-1, 1)."""
-    if distribution == "uniform":
-        return streams.uniform(shape, stream, counter) * 2 - 1
-    return streams.normal(shape, stream, counter)
-
-
 class GAN(LightningModule):
     """Generator against discriminator, in manual optimization.
 
     One `training_step` is one cycle: `num_discriminator_steps` updates of D and one of G. Three counters, none of them
-    Lightning's: `images_seen` (real images shown to D, over all processes), `d_steps` and `g_steps`. All randomness is a
-    function of `seed` and a counter. `batch_size` and every number of images are over all processes together.
+    Lightning's: `images_seen` (real images shown to D), `d_steps` and `g_steps`. All randomness is a function of `seed`
+    and a counter. `batch_size` and every number of images are over all processes together.
     """
 
     def __init__(
@@ -92,6 +82,8 @@ class GAN(LightningModule):
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
         self.out_of_time = False  # set when budget.minutes is used up
+        self.wall_seconds = 0.0  # training time, over all sittings
+        self.latest_metrics: dict[str, float] = {}  # the last value of each metric that was written
         self.measure_gradients = False  # set for the cycles at whose end metrics are written
         self.gradient_norms: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
@@ -100,6 +92,7 @@ class GAN(LightningModule):
         self._one_pass = not has_batch_norm(discriminator)
         self.streams = Streams(seed)
         self.rank, self.world_size = 0, 1
+        self.state_to_load: dict[str, Any] | None = None  # a checkpoint's; waits for the optimizers
         self.generator_player: Player
         self.discriminator_player: Player
 
@@ -115,6 +108,9 @@ class GAN(LightningModule):
         self.discriminator_player = Player(
             "discriminator", self.discriminator, discriminator_optimizer, how.discriminator_clip_norm
         )
+        if self.state_to_load is not None:
+            self._load_progress(self.state_to_load)
+            self.state_to_load = None
         return [generator_optimizer, discriminator_optimizer]
 
     def training_step(self, real: Tensor, batch_idx: int) -> None:
@@ -133,7 +129,7 @@ class GAN(LightningModule):
         return self.batch_size // self.world_size
 
     def _local(self, whole: Tensor) -> Tensor:
-        """This process's rows of something drawn for the whole batch, so that the numbers do not depend on processes."""
+        """This process's rows of something drawn for the whole batch: draws do not depend on how many there are."""
         start = self.rank * self.local_batch_size
         return whole[start : start + self.local_batch_size]
 
@@ -146,7 +142,7 @@ class GAN(LightningModule):
     def draw_latents(self, stream: str, counter: int) -> Tensor:
         """This process's latents (local batch, latent_dim) of a stream's draw."""
         shape = (self.batch_size, self.latent_dim)
-        return self._local(draw_latents(self.streams, self.latent_distribution, shape, stream, counter))
+        return self._local(self.streams.latents(self.latent_distribution, shape, stream, counter))
 
     def autocast(self) -> torch.autocast:
         """Lower precision for the networks' passes; losses, penalties and averages stay in float32."""
@@ -191,7 +187,7 @@ class GAN(LightningModule):
             self._sums[name], self._counts[name] = value.clone(), 1
 
     def take_metrics(self) -> dict[str, float]:
-        """Means since the last call, over all processes, and the last gradient norms; starts anew. Waits for the device."""
+        """Means since the last call, over all processes, and the last gradient norms; waits for the device."""
         self.generator_player.check_finite(self)
         self.discriminator_player.check_finite(self)
         names = list(self._sums)
@@ -230,19 +226,22 @@ class GAN(LightningModule):
                 "discriminator": self.discriminator_player.optimizer.state_dict(),
             },
             "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
+            "wall_seconds": self.wall_seconds,
             "recorded": {"sums": self._sums, "counts": self._counts},
         }
 
-    def load_networks(self, state: dict[str, Any]) -> None:
-        """Puts the three networks' weights and the counters back; raises RuntimeError where shapes or names differ."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Puts a state back, the optimizers' part once they exist; RuntimeError where shapes or names differ."""
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.generator_ema.load_state_dict(state["generator_ema"])
+        self.wall_seconds = state["wall_seconds"]
         counters = state["counters"]
         self.images_seen = self.images_before = counters["images_seen"]
         self.d_steps, self.g_steps = counters["d_steps"], counters["g_steps"]
+        self.state_to_load = state
 
-    def load_progress(self, state: dict[str, Any]) -> None:
+    def _load_progress(self, state: dict[str, Any]) -> None:
         """Puts back what lives on the training device, once the optimizers exist."""
         for name, player in (("generator", self.generator_player), ("discriminator", self.discriminator_player)):
             new_options = [
@@ -250,7 +249,7 @@ class GAN(LightningModule):
                 for group in player.optimizer.param_groups
             ]
             player.optimizer.load_state_dict(state["optimizers"][name])
-            # The configuration decides the options, so that `resume optimizer.lr=...` takes effect; moments are the run's.
+            # The configuration decides the options, so that `resume optimizer.lr=...` takes effect.
             for group, options in zip(player.optimizer.param_groups, new_options, strict=True):
                 group.update(options)
         self._sums = {name: value.to(self.device) for name, value in state["recorded"]["sums"].items()}

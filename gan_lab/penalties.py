@@ -39,7 +39,7 @@ def wgan_gp(
 def r1(
     discriminator: Discriminator, real: Tensor, fake: Tensor, uniform: Uniform, *, weight: NonNegativeFloat = 10.0
 ) -> Tensor:
-    """weight / 2 * ||grad D(real)||_2^2 (Mescheder et al. 2018, equation 9: weight is the paper's gamma, 1/2 included)."""
+    """weight / 2 * ||grad D(real)||_2^2 (Mescheder et al. 2018, equation 9; weight is the paper's gamma)."""
     return 0.5 * weight * input_gradient(discriminator, real).square().sum(dim=1)
 
 

@@ -69,11 +69,14 @@ def sample(request: Sampling) -> Path:
         _write_npz(samples, num, tuple(state["sample_shape"]), out)
     elif out.suffix == ".png":
         if num > MOST_IN_A_GRID:
-            raise ConfigError(f"num={num}: a picture holds at most {MOST_IN_A_GRID:,} samples; use out=FILE.npz or a folder")
+            raise ConfigError(
+                f"num={num}: a picture holds at most {MOST_IN_A_GRID:,} samples; use out=FILE.npz or a folder"
+            )
         drawn = torch.cat([part.cpu() for part in samples])
         points = drawn.ndim == 2
         save_png(
-            scatter_plot(drawn, state["modes"], state["mode_std"]) if points else image_grid(to_uint8(drawn), columns), out
+            scatter_plot(drawn, state["modes"], state["mode_std"]) if points else image_grid(to_uint8(drawn), columns),
+            out,
         )
     elif out.suffix == "":
         _write_folder(samples, num, out)
@@ -111,11 +114,14 @@ def _write_npz(samples: Iterator[Tensor], num: int, sample_shape: tuple[int, ...
     points = len(sample_shape) == 1
     shape = (num, *sample_shape) if points else (num, *sample_shape[1:], sample_shape[0])
     header = {"descr": "<f4" if points else "|u1", "fortran_order": False, "shape": shape}
-    with replacing(out) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        with archive.open("images.npy", "w", force_zip64=True) as entry:
-            np.lib.format.write_array_header_2_0(entry, header)  # type: ignore[arg-type]
-            for part in samples:
-                entry.write(_as_stored(part).tobytes())
+    with (
+        replacing(out) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        archive.open("images.npy", "w", force_zip64=True) as entry,
+    ):
+        np.lib.format.write_array_header_2_0(entry, header)
+        for part in samples:
+            entry.write(_as_stored(part).tobytes())
 
 
 def _write_folder(samples: Iterator[Tensor], num: int, out: Path) -> None:

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from gan_lab.module import LatentDistribution, draw_latents
-from gan_lab.streams import Streams
+from gan_lab.streams import LatentDistribution, Streams
 
 LATENT_BLOCK = 256
 """Latents are drawn in blocks of this many, each from its own counter."""
@@ -17,7 +16,7 @@ def latents_of(
 ) -> Iterator[Tensor]:
     """Latents 0 to num - 1 of a stream, in blocks of LATENT_BLOCK."""
     for block, start in enumerate(range(0, num, LATENT_BLOCK)):
-        latents = draw_latents(streams, distribution, (LATENT_BLOCK, latent_dim), stream, block)
+        latents = streams.latents(distribution, (LATENT_BLOCK, latent_dim), stream, block)
         yield latents[: num - start]
 
 
@@ -47,6 +46,9 @@ def interpolate(ends: Tensor, steps: int, distribution: LatentDistribution) -> T
             cosine = torch.dot(start, stop) / (start.norm() * stop.norm())
             angle = torch.arccos(cosine.clamp(-1, 1))
             if torch.sin(angle) > 1e-6:
-                weights = (torch.sin((1 - shares) * angle) / torch.sin(angle), torch.sin(shares * angle) / torch.sin(angle))
+                weights = (
+                    torch.sin((1 - shares) * angle) / torch.sin(angle),
+                    torch.sin(shares * angle) / torch.sin(angle),
+                )
         legs.append(weights[0] * start + weights[1] * stop)
     return torch.cat(legs).float()

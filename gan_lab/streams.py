@@ -6,9 +6,12 @@ was never stopped would have drawn, and sampling or evaluation cannot disturb tr
 """
 
 from hashlib import blake2b
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+LatentDistribution = Literal["normal", "uniform"]
 
 
 def stream_seed(seed: int, stream: str, counter: int = 0) -> int:
@@ -40,6 +43,12 @@ class Streams:
         """Independent values in [0, 1)."""
         generator = self.generator(stream, counter)
         return torch.rand(shape, generator=generator, device=self._drawing_device).to(self.device)
+
+    def latents(self, distribution: LatentDistribution, shape: tuple[int, int], stream: str, counter: int) -> Tensor:
+        """Latents (N, latent_dim): N(0, 1), or uniform in [-1, 1)."""
+        if distribution == "uniform":
+            return self.uniform(shape, stream, counter) * 2 - 1
+        return self.normal(shape, stream, counter)
 
     def seed_layers(self, counter: int) -> None:
         """Seeds torch's default generators, which layers such as dropout draw from."""

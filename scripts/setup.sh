@@ -366,7 +366,7 @@ set_up() { # base|test
 
   if is_usable; then
     old=$(grep -v '^interpreter ' "$venv/setup.$extras" 2>/dev/null) || old=
-    if [ "$old" = "$(wanted 'interpreter' | grep -v '^interpreter')" ]; then
+    if [ ! -e "$venv/setup.installing" ] && [ "$old" = "$(wanted interpreter | grep -v '^interpreter')" ]; then
       stamp "$extras" # only the interpreter's file was replaced, by one of the same version
       unlock
       return 0

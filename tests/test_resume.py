@@ -74,7 +74,7 @@ def test_sigkill_at_random_points(whole: Path, tmp_path: Path) -> None:
         if process.poll() is not None:
             break
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.communicate()
         kills += 1
         process = start(tmp_path, "resume", "run=run")
     output, _ = process.communicate(timeout=120)
@@ -105,7 +105,7 @@ def test_killed_before_the_first_checkpoint(whole: Path, tmp_path: Path) -> None
     process = start(tmp_path, *RUN, "hydra.run.dir=run", "callbacks.checkpoint.every_kimg=1000")
     wait_for_row(run_dir, 0, process)
     process.kill()
-    process.wait()
+    process.communicate()
     assert not (run_dir / "checkpoints").exists()
     finish(tmp_path, "resume", "run=run")
     assert_same_run(whole, run_dir)
@@ -123,9 +123,7 @@ def test_finished_run_is_prolonged(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["resumed"][0]["changed"] == {"budget.kimg": [2, 4]}
     # The end of the shorter budget was a log point of its own: weights are compared, not rows.
-    states = [
-        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "run")
-    ]
+    states = [torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("whole", "run")]
     for part in ("generator", "discriminator", "generator_ema", "optimizers", "counters"):
         assert_same(states[0][part], states[1][part], part)
 

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# All that the scripts may call; what is optional may be absent.
+# All that the scripts and the stand-ins may call; what is optional may be absent.
 TOOLS = [
     "awk",
     "bash",
@@ -31,7 +31,6 @@ TOOLS = [
     "ps",
     "readlink",
     "rm",
-    "sed",
     "sleep",
     "tail",
     "touch",
@@ -474,6 +473,17 @@ def test_interrupted_set_up_is_repaired_by_the_next_call(checkout, number, statu
     assert sorted(path.name for path in site.glob("*-info")) == ["whole-1.dist-info"]
     assert not (site / "~ut").exists()
     assert checkout.run("train.sh")[2] == []
+
+
+def test_interrupted_update_is_repaired_even_where_what_was_there_would_do(checkout):
+    checkout.set_up("train.sh")
+    started = slow_pip(checkout)
+    process = checkout.start("test.sh")
+    wait_for(started.exists)
+    process.terminate()
+    process.communicate(timeout=30)
+    checkout.pip.write_text("")
+    assert checkout.run("train.sh")[2][0].startswith("Updating .venv: repairing an interrupted set-up")
 
 
 def test_interrupted_making_of_the_environment_is_done_anew(checkout):

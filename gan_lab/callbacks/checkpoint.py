@@ -1,14 +1,19 @@
 """Saves the run's state after whole cycles."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pytorch_lightning import Callback, Trainer
-
+from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat
-from gan_lab.module import GAN
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
 
 
 class Checkpoint(Callback):
@@ -24,10 +29,10 @@ class Checkpoint(Callback):
         self.write: Callable[[GAN], None] = lambda gan: None  # set by the run, which knows the configuration
         self._saved_at = 0.0
 
-    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
         self._saved_at = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+    def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         overdue = self.every_minutes is not None and time.monotonic() - self._saved_at > 60 * self.every_minutes
         if trainer.is_global_zero and (overdue or trainer.should_stop or gan.due(self.every_images)):
             gan.generator_player.check_finite(gan)

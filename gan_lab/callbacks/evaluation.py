@@ -1,18 +1,24 @@
 """Scores the averaged generator during training; training is not affected."""
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import torch
-from pytorch_lightning import Callback, Trainer
 
+from gan_lab.callbacks.base import Callback
 from gan_lab.callbacks.samples import draw
 from gan_lab.constraints import PositiveFloat, PositiveInt
-from gan_lab.data.batches import as_training_input
+from gan_lab.data import as_training_input
 from gan_lab.images import to_uint8
 from gan_lab.metrics.modes import mode_coverage
 from gan_lab.metrics.sliced import sliced_wasserstein
-from gan_lab.module import GAN
 from gan_lab.streams import stream_seed
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
 
 
 class Evaluate(Callback):
@@ -26,9 +32,8 @@ class Evaluate(Callback):
     def __init__(self, *, every_kimg: PositiveFloat = 20.0, num_samples: PositiveInt = 2500):
         self.every_images = every_kimg * 1000
         self.num_samples = num_samples
-        self.latest: dict[str, float] = {}
 
-    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+    def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         if not gan.due(self.every_images) or not trainer.is_global_zero:
             return
         data = trainer.datamodule.data  # type: ignore[attr-defined]
@@ -45,6 +50,6 @@ class Evaluate(Callback):
         }
         if data.modes is not None:
             metrics |= mode_coverage(draw(gan, 2500, "noise/samples"), data.modes, data.mode_std)
-        self.latest = metrics
+        gan.latest_metrics |= metrics
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=gan.images_seen)

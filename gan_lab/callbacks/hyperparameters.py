@@ -1,15 +1,24 @@
 """The configuration in the loggers: as text, and in TensorBoard's HPARAMS tab with the final metrics beside it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
 from torch.utils.tensorboard.summary import hparams
 
-from gan_lab.callbacks.evaluation import Evaluate
-from gan_lab.callbacks.metrics import LogMetrics
-from gan_lab.module import GAN
+from gan_lab.callbacks.base import Callback
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
+
+
+def is_tensorboard(logger: Any) -> bool:
+    """Whether the logger's experiment is a TensorBoard writer."""
+    return hasattr(getattr(logger, "experiment", None), "file_writer")
+
 
 FINAL = "final/"
 """Prefix of the metrics in the HPARAMS tab, which has one value of each a run."""
@@ -25,30 +34,26 @@ class Hyperparameters(Callback):
         }
         self.text = text
         self.measured = measured
-        self.final: dict[str, float] = {}
 
-    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
         for logger in trainer.loggers if trainer.is_global_zero else ():
-            if isinstance(logger, TensorBoardLogger):
+            if is_tensorboard(logger):
                 experiment, session_start, _ = hparams(self.values, {FINAL + name: 0.0 for name in self.measured})
-                writer: Any = logger.experiment
+                writer = cast("Any", logger).experiment
                 writer.file_writer.add_summary(experiment)
                 writer.file_writer.add_summary(session_start)
                 writer.add_text("configuration", f"```yaml\n{self.text}```", gan.images_seen)
             else:
                 logger.log_hyperparams(self.values)
 
-    def on_train_end(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_end(self, trainer: Trainer, gan: GAN) -> None:
         if not gan.finished or not trainer.is_global_zero:
             return
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LogMetrics | Evaluate):
-                self.final |= callback.latest
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                writer: Any = logger.experiment
+            if is_tensorboard(logger):
+                writer = cast("Any", logger).experiment
                 for name in self.measured:
-                    if name in self.final:
-                        writer.add_scalar(FINAL + name, self.final[name], gan.images_seen)
+                    if name in gan.latest_metrics:
+                        writer.add_scalar(FINAL + name, gan.latest_metrics[name], gan.images_seen)
                 _, _, session_end = hparams(self.values, {})
                 writer.file_writer.add_summary(session_end)

@@ -1,13 +1,17 @@
 """Writes what training recorded to every logger."""
 
+from __future__ import annotations
+
 import time
-from typing import Any
+from typing import TYPE_CHECKING
 
-from pytorch_lightning import Callback, Trainer
-
-from gan_lab.callbacks.stop import Stop
+from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat
-from gan_lab.module import GAN
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
 
 
 class LogMetrics(Callback):
@@ -16,29 +20,28 @@ class LogMetrics(Callback):
 
     def __init__(self, *, every_kimg: PositiveFloat = 2.0):
         self.every_images = every_kimg * 1000
-        self.latest: dict[str, float] = {}
         self._time = 0.0
         self._images = 0
 
-    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
         self._time, self._images = time.perf_counter(), gan.images_seen
 
-    def on_train_batch_start(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+    def on_cycle_start(self, trainer: Trainer, gan: GAN) -> None:
         after = gan.images_seen + gan.num_discriminator_steps * gan.batch_size
         gan.measure_gradients = (
             after // self.every_images != gan.images_seen // self.every_images or after >= gan.budget_images
         )
 
-    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+    def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         if not gan.due(self.every_images):
             return
         metrics = gan.take_metrics()
         now = time.perf_counter()
         metrics["images_per_second"] = (gan.images_seen - self._images) / (now - self._time)
-        metrics["wall_seconds"] = next(c for c in trainer.callbacks if isinstance(c, Stop)).seconds  # type: ignore[attr-defined]
+        metrics["wall_seconds"] = gan.wall_seconds
         metrics["kimg"] = gan.images_seen / 1000
         metrics["g_steps"], metrics["d_steps"] = gan.g_steps, gan.d_steps
         self._time, self._images = now, gan.images_seen
-        self.latest = metrics
+        gan.latest_metrics |= metrics
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=gan.images_seen)

@@ -1,16 +1,21 @@
 """Shows how far training is: a bar on a terminal, plain lines elsewhere."""
 
+from __future__ import annotations
+
 import logging
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
-from gan_lab.callbacks.metrics import LogMetrics
+from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat
-from gan_lab.module import GAN
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +31,7 @@ class Progress(Callback):
         self._shown_at = self._started = 0.0
         self._start_images = 0
 
-    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
         self._started = self._shown_at = time.monotonic()
         self._start_images = gan.images_seen
         if self.terminal and trainer.is_global_zero:
@@ -39,15 +44,17 @@ class Progress(Callback):
                 leave=True,
             )
 
-    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+    def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         now = time.monotonic()
-        if not trainer.is_global_zero or now - self._shown_at < self.every_seconds and not gan.finished:
+        if not trainer.is_global_zero or (now - self._shown_at < self.every_seconds and not gan.finished):
             return
         self._shown_at = now
         speed = (gan.images_seen - self._start_images) / max(now - self._started, 1e-9)
-        values = next((c.latest for c in trainer.callbacks if isinstance(c, LogMetrics)), {})  # type: ignore[attr-defined]
-        losses = [f"{player[0].upper()} {values[key]:.3f}" for player in ("discriminator", "generator")
-                  if (key := f"loss/{player}") in values]
+        losses = [
+            f"{player[0].upper()} {gan.latest_metrics[key]:.3f}"
+            for player in ("discriminator", "generator")
+            if (key := f"loss/{player}") in gan.latest_metrics
+        ]
         text = ", ".join([f"{speed:,.0f} images/s", *losses])
         if self._bar is not None:
             self._bar.set_postfix_str(text, refresh=False)
@@ -66,8 +73,8 @@ class Progress(Callback):
             self._bar.close()
             self._bar = None
 
-    def on_train_end(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_end(self, trainer: Trainer, gan: GAN) -> None:
         self._close()
 
-    def on_exception(self, trainer: Trainer, gan: GAN, exception: BaseException) -> None:  # type: ignore[override]
+    def on_exception(self, trainer: Trainer, gan: GAN) -> None:
         self._close()

@@ -1,18 +1,25 @@
 """Pictures of what the generator draws from the same latents all along."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pytorch_lightning import Callback, Trainer
 from torch import Tensor
 
+from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat, PositiveInt
 from gan_lab.data import Data
 from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
-from gan_lab.loggers import log_picture
-from gan_lab.module import GAN
 from gan_lab.sampling import generate, latents_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
 
 Weights = Literal["ema", "raw"]
 NUM_POINTS = 2500
@@ -31,6 +38,15 @@ def picture_of(samples: Tensor, data: Data, columns: int) -> Tensor:
     if samples.ndim == 2:
         return scatter_plot(samples, data.modes, data.mode_std)
     return image_grid(samples if samples.dtype == torch.uint8 else to_uint8(samples), columns)
+
+
+def log_picture(loggers: Sequence[Any], name: str, picture: Tensor, step: int) -> None:
+    """A uint8 picture (C, H, W) to every logger that takes pictures: TensorBoard's writer, or one with `log_image`."""
+    for logger in loggers:
+        if hasattr(getattr(logger, "experiment", None), "add_image"):
+            logger.experiment.add_image(name, picture, step)
+        elif hasattr(logger, "log_image"):
+            logger.log_image(key=name, images=[picture.permute(1, 2, 0).numpy()], step=step)
 
 
 class SampleGrid(Callback):
@@ -52,14 +68,14 @@ class SampleGrid(Callback):
         self.columns = columns
         self.weights: Weights = weights
 
-    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
         if gan.images_seen == 0 and trainer.is_global_zero:
             data = trainer.datamodule.data  # type: ignore[attr-defined]
             real = data.samples[: NUM_POINTS if data.samples.ndim == 2 else self.num]
             save_png(picture_of(real, data, self.columns), Path(trainer.default_root_dir, "samples", "real.png"))
             self._write(trainer, gan)
 
-    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
+    def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         if gan.due(self.every_images) and trainer.is_global_zero:
             self._write(trainer, gan)
 

@@ -1,15 +1,21 @@
 """Ends training: budget used up, or asked to stop by a signal."""
 
+from __future__ import annotations
+
 import signal
 import time
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
 
+from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat
-from gan_lab.module import GAN
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from gan_lab.module import GAN
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,34 +32,33 @@ class Stop(Callback):
     A second SIGINT stops at once. Several processes agree once every `agree_every_kimg` images.
     """
 
-    def __init__(self, *, minutes: PositiveFloat | None = None, seconds_before: float = 0.0, agree_every_kimg: float = 1.0):
+    def __init__(self, *, minutes: PositiveFloat | None = None, agree_every_kimg: float = 1.0):
         self.minutes = minutes
         self.agree_every_images = agree_every_kimg * 1000
-        self.seconds_before = seconds_before  # training time of the sittings before this one
-        self.started = time.monotonic()
+        self._started = self._seconds_before = 0.0
         self.signal_number: int | None = None
         self._previous: dict[int, Any] = {}
 
-    @property
-    def seconds(self) -> float:
+    def _seconds(self) -> float:
         """Training time of the run so far, over all its sittings."""
-        return self.seconds_before + time.monotonic() - self.started
+        return self._seconds_before + time.monotonic() - self._started
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal_number = number
 
-    def on_train_start(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
-        self.started = time.monotonic()
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
+        self._started, self._seconds_before = time.monotonic(), gan.wall_seconds
         # Lightning has set its own handlers by now; they do not know of our checkpoints.
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, self._note)
         if gan.finished:
             trainer.should_stop = True
 
-    def on_train_batch_end(self, trainer: Trainer, gan: GAN, *_: Any) -> None:  # type: ignore[override]
-        out_of_time = self.minutes is not None and self.seconds >= 60 * self.minutes
+    def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
+        gan.wall_seconds = self._seconds()
+        out_of_time = self.minutes is not None and gan.wall_seconds >= 60 * self.minutes
         stop = self.signal_number or 0
         if trainer.world_size > 1:
             if not gan.due(self.agree_every_images):
@@ -72,8 +77,8 @@ class Stop(Callback):
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         self._previous = {}
 
-    def on_train_end(self, trainer: Trainer, gan: GAN) -> None:  # type: ignore[override]
+    def on_end(self, trainer: Trainer, gan: GAN) -> None:
         self.restore()
 
-    def on_exception(self, trainer: Trainer, gan: GAN, exception: BaseException) -> None:  # type: ignore[override]
+    def on_exception(self, trainer: Trainer, gan: GAN) -> None:
         self.restore()

@@ -25,3 +25,8 @@ class Data(NamedTuple):
     classes: tuple[str, ...] | None
     modes: Tensor | None = None
     mode_std: float | None = None
+
+
+def as_training_input(samples: Tensor) -> Tensor:
+    """uint8 images (N, C, H, W) as float32 in [-1, 1]; points as they are."""
+    return samples.float().div_(127.5).sub_(1.0) if samples.dtype == torch.uint8 else samples

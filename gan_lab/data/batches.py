@@ -1,12 +1,13 @@
 """Real batches by counter: the data set as one tensor, gathered by index, in an order that needs no state."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from gan_lab.data import Data
+from gan_lab.data import Data, as_training_input
 from gan_lab.streams import stream_seed
 
 
@@ -34,11 +35,6 @@ class EpochOrder:
             generator = torch.Generator().manual_seed(stream_seed(self.seed, "data", epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.num_samples, generator=generator)
         return self._permutation
-
-
-def as_training_input(samples: Tensor) -> Tensor:
-    """uint8 images (N, C, H, W) as float32 in [-1, 1]; points as they are."""
-    return samples.float().div_(127.5).sub_(1.0) if samples.dtype == torch.uint8 else samples
 
 
 class RealBatches:
@@ -97,7 +93,7 @@ class RealData(LightningDataModule):
             self.data.samples,
             batch_size=self.batch_size,
             num_batches=self.num_batches,
-            start_images=self.trainer.lightning_module.images_seen,
+            start_images=cast("int", self.trainer.lightning_module.images_seen),
             seed=self.seed,
             device=self.trainer.strategy.root_device,
             device_bytes=self.device_bytes,

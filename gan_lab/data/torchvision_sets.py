@@ -127,11 +127,11 @@ def cifar10(
         _download("CIFAR-10", home, [home], expected, download or have_archive, fetch)
 
     with warnings.catch_warnings():
-        # The pickles are of 2009: numpy 2.4 and later warn about how they write a dtype.
-        warnings.filterwarnings("ignore", category=numpy.exceptions.VisibleDeprecationWarning)
+        # The pickles are of 2009: numpy 2.4.0 to 2.4.4 warn about how they write a dtype.
+        warnings.filterwarnings("ignore", r"dtype\(\): align", numpy.exceptions.VisibleDeprecationWarning)
         train = {"train": [True], "test": [False], "all": [True, False]}[split]
         parts = [CIFAR10(str(home), train=part) for part in train]
-    images = torch.cat([torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in parts]).contiguous()
+    images = torch.cat([torch.from_numpy(part.data).permute(0, 3, 1, 2) for part in parts])
     labels = torch.cat([torch.tensor(part.targets) for part in parts])
     return Data(resize_images(images, image_size), labels, tuple(parts[0].classes))
 

@@ -7,7 +7,7 @@ from torch import Tensor
 def mode_coverage(points: Tensor, modes: Tensor, std: float) -> dict[str, float]:
     """How well points (N, D) cover the centres (M, D) of an equal-weight mixture of isotropic Gaussians.
 
-    A point is of high quality when its nearest centre is within 3 std (a perfect sampler in 2-D: 1 - exp(-4.5) = 98.9 %).
+    A point is of high quality when its nearest centre is within 3 std (perfect sampler in 2-D: 1 - exp(-4.5) = 98.9 %).
     modes_covered: centres with at least one such point; high_quality: their share of all points; mode_kl: KL divergence
     in nats of their distribution over the centres from the uniform one (inf without any such point).
     Srivastava et al. 2017; Lin et al. 2018.

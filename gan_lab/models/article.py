@@ -9,12 +9,19 @@ from gan_lab.models.layers import halved_sizes
 class ConvGenerator(nn.Module):
     """latent (N, latent_dim) -> images (N, C, H, W) in [-1, 1].
 
-    Dense to 2 width x H/4 x W/4 (rounded up), then 5x5 transposed convolutions: one of stride 1 to `width` channels, two
-    of stride 2 up to the image. LeakyReLU between, tanh at the end.
+    Dense to 2 width x H/4 x W/4 (rounded up), then 5x5 transposed convolutions: one of stride 1 to `width` channels,
+    two of stride 2 up to the image. LeakyReLU between, tanh at the end.
     """
 
+    images_only = True
+
     def __init__(
-        self, *, sample_shape: tuple[int, ...], latent_dim: PositiveInt = 100, width: PositiveInt = 64, slope: float = 0.2
+        self,
+        *,
+        sample_shape: tuple[int, ...],
+        latent_dim: PositiveInt = 100,
+        width: PositiveInt = 64,
+        slope: float = 0.2,
     ):
         super().__init__()
         if len(sample_shape) != 3:
@@ -26,7 +33,7 @@ class ConvGenerator(nn.Module):
             nn.Linear(latent_dim, 2 * width * self.heights[0] * self.widths[0]), nn.LeakyReLU(slope)
         )
         self.mix = nn.Sequential(nn.ConvTranspose2d(2 * width, width, 5, padding=2), nn.LeakyReLU(slope))
-        self.double = nn.Sequential(
+        self.enlarge = nn.Sequential(
             nn.ConvTranspose2d(width, width, 5, stride=2, padding=2, output_padding=1), nn.LeakyReLU(slope)
         )
         self.image = nn.Sequential(
@@ -35,5 +42,5 @@ class ConvGenerator(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.mix(self.dense(latent).unflatten(1, (-1, self.heights[0], self.widths[0])))
-        x = self.double(x)[:, :, : self.heights[1], : self.widths[1]]
+        x = self.enlarge(x)[:, :, : self.heights[1], : self.widths[1]]
         return self.image(x)[:, :, : self.heights[2], : self.widths[2]]

@@ -4,6 +4,8 @@ Both work at the sides `halved_sizes` lists: 28 -> 14 -> 7. `width` counts the c
 double with every halving up to `max_width`. The paper's network at 64x64: width=128, norm=batch, init_std=0.02.
 """
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -26,7 +28,9 @@ def _channels(width: int, num_levels: int, max_width: int) -> list[int]:
 
 
 class Generator(nn.Module):
-    """latent (N, latent_dim) -> images (N, C, H, W) in [-1, 1]: a dense layer, then transposed convolutions 4x4 by 2."""
+    """latent (N, latent_dim) -> images (N, C, H, W) in [-1, 1]: a dense layer, then 4x4 transposed convolutions."""
+
+    images_only = True
 
     def __init__(
         self,
@@ -40,7 +44,7 @@ class Generator(nn.Module):
         slope: NonNegativeFloat = 0.0,
         init_std: PositiveFloat | None = 0.02,
     ):
-        """depth: number of doublings (None: until the dense layer's side is at most 7); slope: LeakyReLU's, 0 is ReLU."""
+        """depth: number of doublings (None: from a side of at most 7); slope: LeakyReLU's, 0 is ReLU."""
         super().__init__()
         num_channels, size = _check_image(sample_shape)
         self.sizes = halved_sizes(size, depth)[::-1]
@@ -48,7 +52,7 @@ class Generator(nn.Module):
         self.dense = nn.Linear(latent_dim, channels[0] * self.sizes[0] ** 2)
         self.start = nn.Sequential(image_norm(norm, channels[0]), nn.LeakyReLU(slope, inplace=True))
         self.levels = nn.ModuleList()
-        for num_inputs, num_outputs in zip(channels[:-1], channels[1:], strict=True):
+        for num_inputs, num_outputs in pairwise(channels):
             self.levels.append(
                 nn.Sequential(
                     nn.ConvTranspose2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=norm == "none"),
@@ -71,6 +75,8 @@ class Generator(nn.Module):
 
 class Discriminator(nn.Module):
     """images (N, C, H, W) -> logits (N,): convolutions 4x4 by 2, then a dense layer. No norm on the first level."""
+
+    images_only = True
 
     def __init__(
         self,

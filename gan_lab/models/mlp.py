@@ -5,6 +5,7 @@ The hidden widths grow from the latent side by `growth`: width=256, depth=3, gro
 """
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from gan_lab.models.layers import VectorNorm, vector_norm
 def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0.0) -> list[nn.Module]:
     """Linear, norm, LeakyReLU and dropout for each step of `sizes`."""
     layers: list[nn.Module] = []
-    for num_inputs, num_outputs in zip(sizes[:-1], sizes[1:], strict=True):
+    for num_inputs, num_outputs in pairwise(sizes):
         layers += [nn.Linear(num_inputs, num_outputs), vector_norm(norm, num_outputs), nn.LeakyReLU(slope)]
         if dropout > 0:
             layers.append(nn.Dropout(dropout))

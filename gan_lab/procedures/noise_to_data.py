@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def alternating(gan: GAN, real: Tensor) -> None:
     """One cycle: num_discriminator_steps updates of D, then one of G (Goodfellow et al. 2014, algorithm 1).
 
-    real: this process's samples of the whole cycle, (num_discriminator_steps * local batch, ...); each D step has its own.
+    real: this process's samples of the whole cycle, (num_discriminator_steps * local batch, ...), one batch a D step.
     """
     for batch in real.chunk(gan.num_discriminator_steps):
         update_discriminator(gan, batch)

@@ -182,3 +182,10 @@ def test_ten_broken_files_are_listed_and_the_rest_counted(tmp_path):
 )
 def test_gray_is_decided_by_the_mode(tmp_path, mode, gray):
     assert is_gray(save(tmp_path / "image.png", Image.new(mode, (8, 8)))) is gray
+
+
+def test_a_broken_file_does_not_decide_about_gray(tmp_path):
+    (tmp_path / "broken.png").write_text("not an image")
+
+    assert is_gray(tmp_path / "broken.png")
+    assert is_gray(tmp_path / "gone.png")

@@ -240,6 +240,15 @@ def test_an_idx_file_that_is_too_long_is_refused(tmp_path):
         mnist(root=str(tmp_path), download=False)
 
 
+def test_an_idx_file_of_another_type_is_refused(tmp_path):
+    write_idx_files(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte"
+    path.write_bytes(bytes([0, 0, 9, 3]) + path.read_bytes()[4:])  # signed bytes
+
+    with pytest.raises(RunError, match="not a whole idx file"):
+        mnist(root=str(tmp_path), download=False)
+
+
 def test_files_that_do_not_belong_together_are_refused(tmp_path):
     write_idx_files(tmp_path)
     (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(np.arange(3)))
@@ -453,7 +462,7 @@ def test_a_failed_celeba_download_chains_its_cause_and_leaves_nothing(tmp_path, 
     assert list((tmp_path / "celeba").iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["000001.jpg\n", "000001.jpg 7\n", ""])
+@pytest.mark.parametrize("content", ["000001.jpg\n", "000001.jpg 0\n000002.jpg 7\n", "000004.jpg 1\n", ""])
 def test_a_damaged_celeba_list_is_named(tmp_path, content):
     write_celeba(tmp_path / "celeba")
     (tmp_path / "celeba" / "list_eval_partition.txt").write_text(content)
