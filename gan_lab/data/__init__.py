@@ -6,6 +6,7 @@ scikit-learn and torchvision only when called, so that a config is checked witho
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
