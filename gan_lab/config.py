@@ -312,6 +312,13 @@ def measured(config: RunConfig) -> tuple[str, ...]:
     return TRAINING_METRICS + (EVALUATION_METRICS if config.evaluation is not None else ())
 
 
+def hyperparameters(config: RunConfig) -> dict[str, Any]:
+    """Every leaf that runs are compared by: not where the run computes, what it writes, or what is not set."""
+    technical = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")
+    leaves = flat_keys(asdict(config))
+    return {key: value for key, value in leaves if value is not None and not key.startswith(technical)}
+
+
 def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     """What no single value shows; called when every value is right by itself."""
     discriminator, loss, accelerator = config["model"]["discriminator"], config["loss"], config["accelerator"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from gan_lab.files import replacing
 
 SMALLEST_TILE = 56
-"""Images with smaller sides are enlarged by a whole factor in grids, so that 8x8 digits can be seen."""
+"""Images with smaller sides are enlarged in grids by a whole factor, smoothly, so that 8x8 digits can be read."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -27,8 +27,10 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
         images = images[:, :3] if channels > 3 else images[:, :1]
         channels = images.shape[1]
     factor = max(1, math.ceil(SMALLEST_TILE / max(height, width)))
-    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
     height, width = height * factor, width * factor
+    if factor > 1:
+        enlarged = torch.nn.functional.interpolate(images.float(), (height, width), mode="bicubic")
+        images = enlarged.round().clamp(0, 255).to(torch.uint8)
     rows = math.ceil(num / columns)
     line = 2
     grid = torch.full((channels, rows * (height + line) + line, columns * (width + line) + line), 40, dtype=torch.uint8)

@@ -16,7 +16,7 @@ from gan_lab import config as configuration
 from gan_lab.callbacks.base import Callback
 from gan_lab.callbacks.checkpoint import Checkpoint, last_checkpoint
 from gan_lab.callbacks.hyperparameters import Hyperparameters
-from gan_lab.callbacks.stop import Interrupted, Stop
+from gan_lab.callbacks.stop import Interrupted, Stop, terminable
 from gan_lab.config import RunConfig
 from gan_lab.data.batches import RealData
 from gan_lab.errors import RunError
@@ -77,7 +77,7 @@ def start(config: RunConfig, run_dir: Path) -> float | None:
     log.info(f"watch it: tensorboard --logdir {run_dir / 'tensorboard'}")
     record = RunRecord.load(run_dir)
     try:
-        with record.locked():
+        with record.locked(), terminable():
             record.update(status="running", error=None)
             if config.accelerator.num_processes > 1:
                 return run_processes(fit, config, run_dir)
@@ -106,7 +106,7 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
 
     stop = Stop(minutes=config.budget.minutes)
     hyperparameters = Hyperparameters(
-        dict(configuration.flat_keys(configuration.asdict(config))),
+        configuration.hyperparameters(config),
         (run_dir / ".hydra" / "resolved.yaml").read_text(),
         configuration.measured(config),
     )

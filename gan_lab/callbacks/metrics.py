@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 class LogMetrics(Callback):
     """Every `every_kimg`: means of losses, logits and D's accuracy since the last time; gradient norms of the last
-    steps; images a second; learning rates. The axis is images seen."""
+    steps; images a second; both step counters. The axis is images seen."""
 
     def __init__(self, *, every_kimg: PositiveFloat = 2.0):
         self.every_images = every_kimg * 1000
@@ -39,8 +39,7 @@ class LogMetrics(Callback):
         now = time.perf_counter()
         metrics["images_per_second"] = (gan.images_seen - self._images) / (now - self._time)
         metrics["wall_seconds"] = gan.wall_seconds
-        metrics["kimg"] = gan.images_seen / 1000
-        metrics["g_steps"], metrics["d_steps"] = gan.g_steps, gan.d_steps
+        metrics["steps/generator"], metrics["steps/discriminator"] = gan.g_steps, gan.d_steps
         self._time, self._images = now, gan.images_seen
         gan.latest_metrics |= metrics
         for logger in trainer.loggers:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +27,23 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal_number: int):
         super().__init__(signal_number)
         self.signal_number = signal_number
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM raises Interrupted, as SIGINT raises KeyboardInterrupt: until `Stop` takes over."""
+
+    def raise_it(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, raise_it)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Stop(Callback):
@@ -51,8 +71,9 @@ class Stop(Callback):
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         self._started, self._seconds_before = time.monotonic(), gan.wall_seconds
         # Lightning has set its own handlers by now; they do not know of our checkpoints.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._previous[number] = signal.signal(number, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
         if gan.finished:
             trainer.should_stop = True
 
