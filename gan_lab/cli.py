@@ -215,7 +215,8 @@ def _complete(arguments: list[str]) -> None:
         print(" ".join(verb for verb in VERBS if verb.startswith(typed)))
         return
     if query is not None:
-        os.environ["COMP_LINE"] = re.sub(r"^(\s*\S+)\s+\S+", r"\1", line, count=1)
+        # What Hydra completes is a line of overrides of the configuration: without the verb and what only resume takes.
+        os.environ["COMP_LINE"] = re.sub(r"\srun=\S*(?=\s)", "", re.sub(r"^(\s*\S+)\s+\S+", r"\1", line, count=1))
     register_resolvers()
     import hydra
 

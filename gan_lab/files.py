@@ -3,7 +3,9 @@
 import io
 import json
 import os
+import pickle
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -57,11 +59,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damage through many types
-        if "Unsupported" in str(error) or ("weights_only" in str(error) and "GLOBAL" in str(error)):
-            raise RunError(
-                f"{path} contains pickled code and was not loaded: gan_lab checkpoints hold data only"
-            ) from error
+        if isinstance(error, pickle.UnpicklingError) and _holds_pickle(path):
+            raise RunError(f"{path} contains pickled code and was not loaded: checkpoints hold data only") from error
         raise RunError(f"{path} is damaged or truncated: it cannot be read ({type(error).__name__})") from error
     if not isinstance(content, dict) or content.get("format") != "gan_lab checkpoint 1":
         raise RunError(f"{path} is not a checkpoint of gan_lab")
     return content
+
+
+def _holds_pickle(path: Path) -> bool:
+    """Whether a file that torch refuses is a pickle, in torch's archive or bare, and not merely damaged."""
+    with path.open("rb") as file:
+        is_bare_pickle = file.read(1) == b"\x80"
+    return is_bare_pickle or zipfile.is_zipfile(path)

@@ -308,7 +308,7 @@ create() {
 
 # A pip that stopped before it wrote to .venv leaves it as good as it was.
 keep_if_untouched() {
-  grep -q '^Installing collected packages' "$venv/setup.log" || rm -f "$venv/setup.installing"
+  grep -qs '^Installing collected packages' "$venv/setup.log" || rm -f "$venv/setup.installing"
 }
 
 install() { # base|test
@@ -336,6 +336,11 @@ stamp() { # base|test
   { wanted "$(interpreter_line)" >"$venv/setup.new" && mv -f "$venv/setup.new" "$venv/setup.$1"; } || fail_to_write "$venv"
 }
 
+start_log() {
+  rm -rf "$venv/setup.tmp"
+  { mkdir "$venv/setup.tmp" && : >"$venv/setup.log"; } 2>/dev/null || fail_to_write "$venv"
+}
+
 check_space() {
   local free
   free=$(free_megabytes)
@@ -357,20 +362,15 @@ set_up() { # base|test
 
   mkdir -p "$venv" 2>/dev/null || fail_to_write "$root"
   lock
-  if is_current "$extras"; then
-    unlock # the set-up that this one waited for did it
-    return 0
-  fi
-  rm -rf "$venv/setup.tmp"
-  { mkdir "$venv/setup.tmp" && : >"$venv/setup.log"; } 2>/dev/null || fail_to_write "$venv"
-
   if is_usable; then
     old=$(grep -v '^interpreter ' "$venv/setup.$extras" 2>/dev/null) || old=
     if [ ! -e "$venv/setup.installing" ] && [ "$old" = "$(wanted interpreter | grep -v '^interpreter')" ]; then
-      stamp "$extras" # only the interpreter's file was replaced, by one of the same version
+      # Another call did it meanwhile, or the interpreter's file was replaced by one of the same version.
+      stamp "$extras"
       unlock
       return 0
     fi
+    start_log
     if [ -e "$venv/setup.installing" ]; then
       why="repairing an interrupted set-up"
     elif [ -e "$venv/setup.$extras" ]; then
@@ -385,6 +385,7 @@ set_up() { # base|test
   else
     [ -n "$python" ] || choose_python
     check_space
+    start_log
     say "Setting up .venv with Python $minor$why (once, about 2 to 5 minutes; $needed_gigabytes GB on Linux while it installs, 6 GB after)."
     create
   fi

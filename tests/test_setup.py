@@ -262,6 +262,7 @@ def test_test_adds_its_packages_and_train_needs_none_of_them_again(checkout):
     assert err[0].startswith("Updating .venv: adding the packages for tests")
     assert " -e .[test]\n" in checkout.calls()
     assert (checkout.run("train.sh")[0], checkout.calls()) == (0, "")
+    assert checkout.run("test.sh")[2] == []
 
 
 def test_moved_checkout_is_set_up_anew(checkout):

@@ -7,6 +7,7 @@ double with every halving up to `max_width`. The paper's network at 64x64: width
 from itertools import pairwise
 
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
 from gan_lab.models.layers import Norm, halved_sizes, image_norm, initialise_normal
@@ -92,21 +93,25 @@ class Discriminator(nn.Module):
         """depth: number of halvings (None: until the side is at most 7)."""
         super().__init__()
         num_channels, size = _check_image(sample_shape)
-        num_levels = len(halved_sizes(size, depth)) - 1
-        layers: list[nn.Module] = []
-        num_inputs = num_channels
-        for level, num_outputs in enumerate(_channels(width, num_levels, max_width)):
+        sizes = halved_sizes(size, depth)
+        channels = [num_channels, *_channels(width, len(sizes) - 1, max_width)]
+        self.levels = nn.ModuleList()
+        for level, (num_inputs, num_outputs) in enumerate(pairwise(channels)):
             level_norm = "none" if level == 0 else norm
-            layers += [
-                nn.Conv2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=level_norm == "none"),
-                image_norm(level_norm, num_outputs),
-                nn.LeakyReLU(slope, inplace=True),
-            ]
-            num_inputs, size = num_outputs, size // 2
-        self.features = nn.Sequential(*layers)
-        self.logit = nn.Linear(num_inputs * size**2, 1)
+            self.levels.append(
+                nn.Sequential(
+                    nn.Conv2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=level_norm == "none"),
+                    image_norm(level_norm, num_outputs),
+                    nn.LeakyReLU(slope, inplace=True),
+                )
+            )
+        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, 1)
         if init_std is not None:
             initialise_normal(self, init_std)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logit(self.features(images).flatten(1)).squeeze(1)
+        x = images
+        for level in self.levels:
+            odd = x.shape[-1] % 2
+            x = level(pad(x, (0, odd, 0, odd)) if odd else x)  # so that an odd side's half is rounded up, as in G
+        return self.logit(x.flatten(1)).squeeze(1)

@@ -1,0 +1,113 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from gan_lab.models.mlp import Discriminator, Generator
+
+SIZES = (8, 9, 16, 28, 30, 32, 37, 64, 100, 128)
+
+
+def linear_sizes(network: nn.Module) -> list[int]:
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    for one, following in pairwise(layers):
+        assert one.out_features == following.in_features
+    return [layers[0].in_features, *[layer.out_features for layer in layers]]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_images_of_any_size(size, channels):
+    shape = (channels, size, size)
+    torch.manual_seed(0)
+    images = Generator(sample_shape=shape, latent_dim=5, width=4, depth=1)(torch.randn(3, 5) * 100)
+
+    assert images.shape == (3, *shape)
+    assert images.abs().max() <= 1
+    assert images.abs().max() > 0.9  # tanh is reached
+    assert Discriminator(sample_shape=shape, width=4, depth=1)(images).shape == (3,)
+
+
+def test_points_are_not_squashed():
+    torch.manual_seed(0)
+    generator = Generator(sample_shape=(2,), latent_dim=5, width=16, depth=2)
+    points = generator(torch.randn(64, 5) * 1000)
+
+    assert points.shape == (64, 2)
+    assert points.abs().max() > 10
+    assert not any(isinstance(layer, nn.Tanh) for layer in generator.modules())
+    assert Discriminator(sample_shape=(2,), width=16, depth=2)(points).shape == (64,)
+
+
+def test_the_layer_sizes_of_the_article():
+    generator = Generator(sample_shape=(1, 28, 28), width=256, depth=3, growth=2.0)
+    discriminator = Discriminator(sample_shape=(1, 28, 28), width=256, depth=3, growth=2.0)
+
+    assert linear_sizes(generator) == [100, 256, 512, 1024, 784]
+    assert linear_sizes(discriminator) == [784, 1024, 512, 256, 1]
+    # 100*256+256 + 256*512+512 + 512*1024+1024 + 1024*784+784, and 784*1024+1024 + ... + 256+1
+    assert sum(parameter.numel() for parameter in generator.parameters()) == 1_486_352
+    assert sum(parameter.numel() for parameter in discriminator.parameters()) == 1_460_225
+
+
+@pytest.mark.parametrize(
+    ("width", "depth", "growth", "hidden"),
+    [(7, 1, 3.0, [7]), (8, 3, 1.0, [8, 8, 8]), (10, 3, 1.5, [10, 15, 22]), (16, 3, 0.5, [16, 8, 4])],
+)
+def test_hidden_sizes(width, depth, growth, hidden):
+    settings = {"sample_shape": (2,), "width": width, "depth": depth, "growth": growth}
+
+    assert linear_sizes(Generator(latent_dim=3, **settings)) == [3, *hidden, 2]
+    assert linear_sizes(Discriminator(**settings)) == [2, *hidden[::-1], 1]
+
+
+@pytest.mark.parametrize(("norm", "kind"), [("none", None), ("batch", nn.BatchNorm1d), ("layer", nn.LayerNorm)])
+def test_one_norm_and_one_leaky_relu_per_hidden_layer_and_none_at_the_ends(norm, kind):
+    for network in (
+        Generator(sample_shape=(2,), width=4, depth=3, norm=norm, slope=0.3),
+        Discriminator(sample_shape=(2,), width=4, depth=3, norm=norm, slope=0.3),
+    ):
+        layers = list(network.modules())
+        assert sum(isinstance(layer, nn.BatchNorm1d | nn.LayerNorm) for layer in layers) == (3 if kind else 0)
+        if kind is not None:
+            assert sum(isinstance(layer, kind) for layer in layers) == 3
+        assert [layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)] == [0.3] * 3
+        assert isinstance(layers[-1], nn.Linear)
+
+
+def test_the_networks_are_the_plain_formula():
+    torch.manual_seed(0)
+    generator = Generator(sample_shape=(1, 2, 2), latent_dim=3, width=4, depth=1, slope=0.2).double()
+    discriminator = Discriminator(sample_shape=(1, 2, 2), width=4, depth=1, slope=0.2).double()
+    latents = torch.randn(5, 3, dtype=torch.float64)
+
+    def two_layers(x, network):
+        w1, b1, w2, b2 = network.parameters()
+        hidden = x @ w1.T + b1
+        return torch.maximum(hidden, 0.2 * hidden) @ w2.T + b2
+
+    images = two_layers(latents, generator).tanh().view(5, 1, 2, 2)
+    torch.testing.assert_close(generator(latents), images, rtol=1e-12, atol=1e-12)
+    expected = two_layers(images.view(5, 4), discriminator)[:, 0]
+    torch.testing.assert_close(discriminator(images), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_dropout_works_in_training_only():
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(2,), width=64, depth=2, dropout=0.5)
+    points = torch.randn(8, 2)
+
+    assert not torch.equal(discriminator(points), discriminator(points))
+    discriminator.eval()
+    assert torch.equal(discriminator(points), discriminator(points))
+    assert [layer.p for layer in discriminator.modules() if isinstance(layer, nn.Dropout)] == [0.5, 0.5]
+
+
+def test_logits_are_unbounded():
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(2,), width=16, depth=1)
+    logits = discriminator(torch.randn(100, 2) * 1000).detach()
+
+    assert logits.abs().max() > 10
+    assert logits.min() < 0 < logits.max()

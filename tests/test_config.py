@@ -1,0 +1,453 @@
+"""The check of the configuration: everything wrong at once, in sentences that name the key and what to do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from gan_lab import compose
+from gan_lab.compose import Composer, checked_overrides, parsed
+from gan_lab.config import ConfigError, RunConfig, build_gan, check, problems_of
+
+
+@pytest.fixture(autouse=True)
+def _no_hydra_left() -> Iterator[None]:
+    yield
+    GlobalHydra.instance().clear()
+
+
+@pytest.fixture(scope="module")
+def defaults() -> Iterator[DictConfig]:
+    yield Composer().compose([])
+    GlobalHydra.instance().clear()
+
+
+def problems_with(defaults: DictConfig, override: str) -> list[str]:
+    """What is wrong with the default configuration once one key is set: Hydra's composition takes far longer."""
+    cfg = defaults.copy()
+    one = parsed(override)
+    OmegaConf.update(cfg, one.key_or_group, one.value(), force_add=True)
+    return problems_of(cfg)
+
+
+def composed(*overrides: str, config_dir: str | None = None) -> DictConfig:
+    """What the command line makes of the overrides, each of them checked."""
+    checked = checked_overrides(list(overrides), config_dir, multirun=False)
+    return Composer(config_dir).compose(checked)
+
+
+def typed(*overrides: str) -> RunConfig:
+    return check(Composer().compose(overrides))
+
+
+def refused(*overrides: str, multirun: bool = False) -> list[str]:
+    """The sentences with which the overrides are refused."""
+    with pytest.raises(ConfigError) as caught:
+        checked_overrides(list(overrides), None, multirun)
+    return caught.value.problems
+
+
+# ---------------------------------------------------------------------- unknown names
+
+
+@pytest.mark.parametrize(
+    ("key", "nearest"),
+    [
+        ("lr", "optimizer.lr"),
+        ("batchsize", "batch_size"),
+        ("modle", "model"),
+        ("budget.kimgs", "budget.kimg"),
+        ("ema.halflife_kimg", "ema.half_life_kimg"),
+        ("accelerator.divice", "accelerator.device"),
+        ("optimizer.clip_norm.generatr", "optimizer.clip_norm.generator"),
+        ("optimizer.generator.weight_decy", "optimizer.generator.weight_decay"),
+        ("model.depht", "model.depth"),
+        ("model.discriminator.nrom", "model.discriminator.norm"),
+        ("dataset.imagesize", "dataset.image_size"),
+        ("evaluation.num_sample", "evaluation.num_samples"),
+        ("callbacks.samples.evry_kimg", "callbacks.samples.every_kimg"),
+        ("logger.tensorboard.flush", "logger.tensorboard.flush_secs"),
+    ],
+)
+def test_unknown_key_and_the_nearest_one(defaults: DictConfig, key: str, nearest: str) -> None:
+    assert problems_with(defaults, f"{key}=1") == [f"{key}: unknown key; did you mean {nearest}?"]
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_unknown_key_on_the_command_line(plus: str) -> None:
+    assert refused(f"{plus}lr=0.1") == ["lr: unknown key; did you mean optimizer.lr?"]
+
+
+def test_unknown_key_of_a_chosen_penalty() -> None:
+    assert refused("loss=wgan_gp", "penalty=r1", "loss.penalty.wieght=1", "penalty.r1.wieght=1") == [
+        "loss.penalty.wieght: unknown key; did you mean loss.penalty.weight?",
+        "penalty.r1.wieght: unknown key; did you mean penalty.r1.weight?",
+    ]
+
+
+def test_unknown_options() -> None:
+    problems = refused("model=mpl", "loss=wgangp", "dataset=3", "penalty=[r1,r3]", "experiment=quikstart")
+    assert [problem for problem in problems if "=3: " not in problem] == [
+        "model=mpl: no such option; did you mean mlp?",
+        "loss=wgangp: no such option; did you mean wgan_gp?",
+        "penalty=r3: no such option; known: none, r1, r2",
+        "experiment=quikstart: no such option; did you mean quickstart?",
+    ]
+    (number,) = (problem for problem in problems if "=3: " in problem)
+    assert number.startswith("dataset=3: no such option; known: celeba, cifar10, digits, ")
+
+
+@pytest.mark.parametrize("group", ["penalty", "evaluation", "experiment"])
+def test_null_is_no_option_of_a_group(group: str) -> None:
+    (problem,) = refused(f"{group}=null")
+    assert problem.startswith(f"{group}=null: ")
+
+
+@pytest.mark.parametrize("text", ["model.discriminator.norm", "@@", "a=b=c"])
+def test_what_is_no_override_is_shown(text: str) -> None:
+    (problem,) = refused(text)
+    assert problem.startswith(f"{text}: ")
+
+
+# ---------------------------------------------------------------------- wrong values
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("seed=a", "an integer at least 0"),
+        ("seed=1.5", "an integer at least 0"),
+        ("seed=true", "an integer at least 0"),
+        ("seed=null", "an integer at least 0"),
+        ("seed=-1", "an integer at least 0"),
+        ("debug=1", "true or false"),
+        ("name=5", "text"),
+        ("batch_size=64.0", "an integer at least 1"),
+        ("batch_size=0", "an integer at least 1"),
+        ("budget.kimg=0", "a number above 0"),
+        ("budget.kimg=-1", "a number above 0"),
+        ("budget.kimg=many", "a number above 0"),
+        ("budget.minutes=0", "a number above 0 or null"),
+        ("ema.half_life_kimg=-1", "a number at least 0"),
+        ("ema.rampup=0", "a number above 0 or null"),
+        ("optimizer.lr=nan", "a number above 0"),
+        ("optimizer.betas=0.5", "a list of 2 (a number at least 0 and below 1) or null"),
+        ("optimizer.betas=[0.5]", "a list of 2 (a number at least 0 and below 1) or null"),
+        ("optimizer.schedule=linaer", "one of constant, linear, cosine"),
+        ("optimizer.clip_norm.generator=0", "a number above 0 or null"),
+        ("accelerator.precision=fp16", "one of auto, fp32, bf16"),
+        ("accelerator.num_processes=0", "an integer at least 1"),
+        ("model.latent_distribution=gaussian", "one of normal, uniform"),
+        ("model.discriminator.dropout=1.5", "a number at least 0 and at most 1"),
+        ("model.generator.norm=batchnorm", "one of none, batch, layer"),
+        ("dataset.image_size=4", "an integer at least 8 and at most 128 or null"),
+        ("dataset.split=valid", "one of train, test, all"),
+        ("callbacks.samples.weights=best", "one of ema, raw"),
+        ("callbacks.checkpoint.every_minutes=0", "a number above 0 or null"),
+        ("loss.num_discriminator_steps=0", "an integer at least 1"),
+        ("logger.tensorboard.flush_secs=0", "an integer at least 1"),
+    ],
+)
+def test_wrong_type_or_range(defaults: DictConfig, override: str, expected: str) -> None:
+    assert problems_with(defaults, override) == [f"{override}: expected {expected}"]
+
+
+@pytest.mark.parametrize("override", ["optimizer.lr=inf", "budget.kimg=inf", "budget.minutes=inf"])
+def test_infinity_is_no_number_to_train_with(defaults: DictConfig, override: str) -> None:
+    (problem,) = problems_with(defaults, override)
+    assert problem.startswith(f"{override}: expected a number")
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("budget=5", "budget=5: expected the keys budget.kimg, budget.minutes"),
+        ("budget=null", "budget=null: expected the keys budget.kimg, budget.minutes"),
+        ("model.discriminator=3", "model.discriminator=3: expected a component, that is keys with _target_"),
+        ("callbacks.mine.x=1", "callbacks.mine has no _target_ (the dotted path of what to build)"),
+        ("~seed", "seed is missing"),
+        ("~loss.adversarial", "loss.adversarial is missing"),
+        ("~dataset", "dataset is missing"),
+        ("dataset=image_folder", "dataset.root must be given: dataset.root=..."),
+        ("~model.generator.latent_dim", None),  # has a default
+        ("~optimizer.generator.lr", "optimizer.generator.lr is required by gan_lab.optimizers.adam"),
+        (
+            "model.generator.sample_shape=[1,2,3]",
+            "model.generator.sample_shape=[1, 2, 3]: this is set by the program; remove it",
+        ),
+        (
+            "callbacks.mine._target_=nowhere.Thing",
+            "callbacks.mine._target_=nowhere.Thing cannot be imported: the package nowhere is not installed",
+        ),
+    ],
+)
+def test_missing_or_misplaced(override: str, problem: str | None) -> None:
+    if problem is None:
+        assert problems_of(composed(override)) == []
+    else:
+        assert refused(override) == [problem]
+
+
+def test_a_missing_name_is_not_called_a_missing_package() -> None:
+    (problem,) = refused("callbacks.mine._target_=gan_lab.callbacks.samples.Nope")
+    assert problem.startswith("callbacks.mine._target_=gan_lab.callbacks.samples.Nope cannot be imported: ")
+    assert "is not installed" not in problem
+
+
+def test_several_problems_in_one_error() -> None:
+    problems = refused("lr=0.1", "model=mpl", "batch_size=0", "budget.kimg=x", "model.generator.nrom=batch", "seed")
+    assert sorted(problems) == [
+        "batch_size=0: expected an integer at least 1",
+        "budget.kimg=x: expected a number above 0",
+        "lr: unknown key; did you mean optimizer.lr?",
+        "model.generator.nrom: unknown key; did you mean model.generator.norm?",
+        "model=mpl: no such option; did you mean mlp?",
+        "seed: expected key=value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("${model.nothing}", "model.generator.width: Interpolation key 'model.nothing' not found"),
+        ("${nosuch:1}", "model.generator.width: Unsupported interpolation type nosuch"),
+        ("${model.generator.width}", "model.generator.width: Recursive interpolation detected"),
+    ],
+)
+def test_interpolation_that_cannot_be_resolved(defaults: DictConfig, value: str, problem: str) -> None:
+    assert problems_with(defaults, f"model.generator.width={value}") == [problem]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("model.width=-3", "an integer at least 1 or null"),
+        ("model.latent_dim=0", "an integer at least 1"),
+        ("optimizer.lr=-1", "a number above 0"),
+        ("optimizer.betas=[0.5, 1.0]", "a list of 2 (a number at least 0 and below 1) or null"),
+    ],
+)
+def test_what_others_take_over_is_reported_once(defaults: DictConfig, override: str, expected: str) -> None:
+    assert problems_with(defaults, override) == [f"{override}: expected {expected}"]
+
+
+def test_several_values_need_a_sweep() -> None:
+    assert refused("seed=1,2") == ["seed=1,2 names several values: add -m to run each, or quote it as one"]
+    assert checked_overrides(["seed=1,2"], None, multirun=True) == ["seed=1,2"]
+
+
+def test_every_value_of_a_sweep_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refused("seed=1,-2", "batch_size=64,0", multirun=True) == [
+        "batch_size=0: expected an integer at least 1 (with seed=1 batch_size=0)",
+        "seed=-2: expected an integer at least 0 (with seed=-2 batch_size=64)",
+        "seed=-2: expected an integer at least 0 (with seed=-2 batch_size=0)",
+        "batch_size=0: expected an integer at least 1 (with seed=-2 batch_size=0)",
+    ]
+    # Beyond so many combinations, each value is tried beside the others' first.
+    monkeypatch.setattr(compose, "MOST_COMBINATIONS", 3)
+    assert refused("seed=range(0,2)", "batch_size=64,0", multirun=True) == [
+        "batch_size=0: expected an integer at least 1 (with seed=0 batch_size=0)"
+    ]
+
+
+# ---------------------------------------------------------------------- illegal combinations
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "penalty"),
+    [
+        ("loss=wgan_gp model.discriminator.norm=batch", "loss.penalty", "wgan_gp"),
+        ("loss=wgan_gp model=dcgan model.discriminator.norm=batch", "loss.penalty", "wgan_gp"),
+        ("penalty=r1 model.discriminator.norm=batch", "penalty.r1", "r1"),
+        ("penalty=r1 model=dcgan", "penalty.r1", "r1"),  # vanilla's own choice there is batch
+        ("penalty=r2 model=dcgan loss=hinge", "penalty.r2", "r2"),
+    ],
+)
+def test_batch_norm_under_a_penalty(overrides: str, key: str, penalty: str) -> None:
+    assert refused(*overrides.split()) == [
+        f"model.discriminator.norm=batch with {key} ({penalty}): BatchNorm mixes the samples whose gradients the "
+        "penalty takes one by one; use model.discriminator.norm=layer, instance or none"
+    ]
+    typed(*overrides.split(), "model.discriminator.norm=layer")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "accumulate"),
+    [
+        ("batch_size=50 optimizer.accumulate=4", 1, 4),
+        ("batch_size=51 accelerator=ddp accelerator.device=cpu", 2, 1),
+        ("batch_size=50 accelerator=ddp accelerator.device=cpu optimizer.accumulate=4", 2, 4),
+        ("batch_size=2 optimizer.accumulate=4", 1, 4),
+    ],
+)
+def test_batch_that_cannot_be_shared(overrides: str, processes: int, accumulate: int) -> None:
+    size = overrides.split()[0]
+    assert refused(*overrides.split()) == [
+        f"{size} cannot be shared equally by accelerator.num_processes={processes} times "
+        f"optimizer.accumulate={accumulate}; use a multiple of {processes * accumulate}"
+    ]
+
+
+def test_batch_norm_needs_two_samples_in_each_pass() -> None:
+    problem = "BatchNorm needs at least two samples in each pass; use a larger one"
+    assert refused("batch_size=1") == [f"batch_size=1: {problem}"]
+    assert refused("batch_size=4", "optimizer.accumulate=4") == [f"batch_size=4: {problem}"]
+    assert problems_of(composed("batch_size=4", "optimizer.accumulate=4", "model.generator.norm=none")) == []
+    assert problems_of(composed("batch_size=8", "optimizer.accumulate=4")) == []
+
+
+@pytest.mark.parametrize("model", ["dcgan", "article_conv"])
+@pytest.mark.parametrize("dataset", ["gaussian_ring", "gaussian_grid"])
+def test_points_in_a_network_for_images(model: str, dataset: str) -> None:
+    problems = refused(f"model={model}", f"dataset={dataset}")
+    for problem in problems:
+        assert problem.startswith("model.generator (" if problem == problems[0] else "model.discriminator (")
+        assert problem.endswith(f"is for images, and the data set ({dataset}) has points; use model=mlp")
+    assert len(problems) == (2 if model == "dcgan" else 1)
+    assert problems_of(composed(f"dataset={dataset}")) == []
+
+
+def test_weight_clipping_beside_a_penalty() -> None:
+    assert refused("loss=wgan_gp", "loss.weight_clip=0.1") == [
+        "loss.weight_clip=0.1 beside loss.penalty: use one of them; set the other to null"
+    ]
+    assert problems_of(composed("loss=wgan_gp", "loss.weight_clip=0.1", "loss.penalty=null")) == []
+
+
+def test_objective_that_is_not_measured() -> None:
+    assert refused("objective=loss/generater") == [
+        "objective=loss/generater is not measured by this run; did you mean loss/generator?"
+    ]
+    (problem,) = refused("evaluation=none", "objective=sliced_wasserstein")
+    assert problem.startswith("objective=sliced_wasserstein is not measured by this run; known: loss/discriminator, ")
+    assert problems_of(composed("evaluation=none", "objective=loss/generator")) == []
+    assert problems_of(composed("dataset=gaussian_ring", "objective=modes_covered")) == []
+
+
+def test_modes_are_not_measured_on_images() -> None:
+    (problem,) = refused("objective=modes_covered")
+    assert problem.startswith("objective=modes_covered is not measured by this run; ")
+
+
+def test_a_rate_for_an_optimizer_without_it_is_refused() -> None:
+    """RMSprop has no betas: setting them must not pass without an effect."""
+    (problem,) = refused("optimizer=rmsprop", "optimizer.betas=[0.5, 0.9]")
+    assert problem.startswith("optimizer.betas")
+
+
+# ---------------------------------------------------------------------- what reaches what
+
+
+def rates(*overrides: str) -> tuple[float, float]:
+    optimizer = typed(*overrides).optimizer
+    return optimizer.generator["lr"], optimizer.discriminator["lr"]
+
+
+def test_learning_rate_of_both_players_or_of_one() -> None:
+    assert rates() == (2e-4, 2e-4)
+    assert rates("optimizer.lr=0.01") == (0.01, 0.01)
+    assert rates("optimizer.lr=0.01", "optimizer.generator.lr=0.5") == (0.5, 0.01)
+    assert rates("optimizer.discriminator.lr=0.5") == (2e-4, 0.5)
+    assert rates("optimizer=rmsprop", "optimizer.lr=0.01") == (0.01, 0.01)
+    assert rates("optimizer=ttur") == (1e-4, 4e-4)
+
+
+def test_shared_keys_reach_both_networks() -> None:
+    model = typed(
+        "model=dcgan", "model.width=12", "model.depth=1", "model.latent_dim=7", "model.generator.width=9"
+    ).model
+    assert (model.generator["width"], model.discriminator["width"]) == (9, 12)
+    assert (model.generator["depth"], model.discriminator["depth"]) == (1, 1)
+    assert (model.latent_dim, model.generator["latent_dim"]) == (7, 7)
+
+
+def test_seed_zero_is_a_seed() -> None:
+    """0 is taken as it is: equal to itself, whatever torch's own seed, and different from 1."""
+    weights = []
+    for seed, torch_seed in ((0, 1), (0, 2), (1, 1)):
+        config = typed(f"seed={seed}", "model.width=4", "model.depth=1")
+        assert config.seed == seed
+        torch.manual_seed(torch_seed)
+        gan = build_gan(config, (1, 8, 8))
+        assert gan.streams.seed == seed
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in gan.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize(("loss", "norm"), [("wgan_gp", "layer"), ("vanilla", "batch"), ("wgan", "batch")])
+def test_the_loss_chooses_the_norm_of_dcgans_discriminator(loss: str, norm: str) -> None:
+    config = typed("model=dcgan", f"loss={loss}")
+    assert config.model.discriminator["norm"] == norm
+    assert config.model.generator["norm"] == "batch"
+    assert typed("model=dcgan", f"loss={loss}", "model.discriminator.norm=none").model.discriminator["norm"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "marked"),
+    [
+        ("optimizer.generator.eps=1e-7", "++optimizer.generator.eps=1e-7"),
+        ("model=article_conv model.discriminator.growth=2", "++model.discriminator.growth=2"),
+        ("model=dcgan model.discriminator.max_width=128", "model.discriminator.max_width=128"),
+        ("+optimizer.generator.eps=1e-7", "+optimizer.generator.eps=1e-7"),
+        ("batch_size=32", "batch_size=32"),
+    ],
+)
+def test_keys_with_a_default_need_no_plus(overrides: str, marked: str) -> None:
+    assert checked_overrides(overrides.split(), None, multirun=False)[-1] == marked
+    assert problems_of(composed(*overrides.split())) == []
+
+
+def test_legal_key_reaches_the_component() -> None:
+    assert check(composed("optimizer.generator.eps=1e-7")).optimizer.generator["eps"] == 1e-7
+
+
+def test_a_lightning_callback_under_a_name_of_its_own() -> None:
+    early = ["callbacks.early._target_=pytorch_lightning.callbacks.EarlyStopping", "callbacks.early.monitor=x"]
+    assert check(composed(*early)).callbacks["early"]["monitor"] == "x"
+    assert refused(early[0]) == [
+        "callbacks.early.monitor is required by pytorch_lightning.callbacks.EarlyStopping",
+    ]
+
+
+def test_a_further_logger_gets_the_runs_directory() -> None:
+    config = check(composed("logger.extra.csv._target_=pytorch_lightning.loggers.CSVLogger"))
+    assert list(config.logger.extra) == ["csv"]
+
+
+# ---------------------------------------------------------------------- experiments
+
+
+def test_users_experiment_has_the_word_over_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        "# @package _global_\n# mine\ndefaults:\n  - override /loss: hinge\n  - override /model: dcgan\n"
+        "batch_size: 12\nbudget:\n  kimg: 7\noptimizer:\n  lr: 0.5\n"
+    )
+    cfg = composed("experiment=mine", config_dir=str(tmp_path))
+    assert (cfg.batch_size, cfg.budget.kimg, cfg.optimizer.lr) == (12, 7, 0.5)
+    assert cfg.loss.adversarial._target_ == "gan_lab.losses.hinge"
+    assert cfg.model.generator._target_ == "gan_lab.models.dcgan.Generator"
+    # The command line has the last word, over keys and groups.
+    cfg = composed("experiment=mine", "batch_size=6", "loss=lsgan", config_dir=str(tmp_path))
+    assert (cfg.batch_size, cfg.budget.kimg) == (6, 7)
+    assert cfg.loss.adversarial._target_ == "gan_lab.losses.lsgan"
+
+
+def test_users_own_group_option(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text(
+        "latent_dim: 3\nwidth: 5\ngenerator:\n  _target_: gan_lab.models.mlp.Generator\n"
+        "discriminator:\n  _target_: gan_lab.models.mlp.Discriminator\n"
+    )
+    assert composed("model=mine", config_dir=str(tmp_path)).model.latent_dim == 3
+    with pytest.raises(ConfigError, match=r"^model=mein: no such option; did you mean mine\?$"):
+        composed("model=mein", config_dir=str(tmp_path))
+
+
+def test_config_dir_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--config-dir .*nowhere: there is no such directory"):
+        composed(config_dir=str(tmp_path / "nowhere"))

@@ -1,0 +1,111 @@
+"""Optimizers against the update rules of their papers, one number at a time."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gan_lab.optimizers import adam, lr_factor, rmsprop, unique_parameters
+
+START = [1.0, -2.0, 0.5]
+GRADIENTS = [[0.5, -1.0, 0.0], [0.25, 3.0, -1e-3], [-2.0, 0.1, 4.0]]
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+
+
+def after_three_steps(make, dtype: torch.dtype, **options) -> list[float]:
+    parameter = nn.Parameter(torch.tensor(START, dtype=dtype))
+    optimizer = make([parameter], **options)
+    for gradient in GRADIENTS:
+        parameter.grad = torch.tensor(gradient, dtype=dtype)
+        optimizer.step()
+    return parameter.tolist()
+
+
+@DTYPES
+@pytest.mark.parametrize("betas", [None, (0.0, 0.9), (0.9, 0.999)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adam_takes_the_papers_steps(dtype, tolerance, betas, weight_decay):
+    """Kingma & Ba 2015, algorithm 1."""
+    beta1, beta2 = betas or (0.5, 0.999)
+    expected = []
+    for x, gradients in zip(START, zip(*GRADIENTS, strict=True), strict=True):
+        m = v = 0.0
+        for t, g in enumerate(gradients, start=1):
+            g += weight_decay * x
+            m = beta1 * m + (1 - beta1) * g
+            v = beta2 * v + (1 - beta2) * g * g
+            x -= 0.1 * (m / (1 - beta1**t)) / (math.sqrt(v / (1 - beta2**t)) + 1e-8)
+        expected.append(x)
+    options = {} if betas is None else {"betas": betas}
+    result = after_three_steps(adam, dtype, lr=0.1, weight_decay=weight_decay, **options)
+
+    assert result == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize("alpha", [None, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_rmsprop_takes_the_steps_of_its_formula(dtype, tolerance, alpha, weight_decay):
+    """v <- a v + (1 - a) g^2, x <- x - lr g / (sqrt(v) + eps), not centred, no momentum."""
+    a = 0.99 if alpha is None else alpha
+    expected = []
+    for x, gradients in zip(START, zip(*GRADIENTS, strict=True), strict=True):
+        v = 0.0
+        for g in gradients:
+            g += weight_decay * x
+            v = a * v + (1 - a) * g * g
+            x -= 0.1 * g / (math.sqrt(v) + 1e-8)
+        expected.append(x)
+    options = {} if alpha is None else {"alpha": alpha}
+    result = after_three_steps(rmsprop, dtype, lr=0.1, weight_decay=weight_decay, **options)
+
+    assert result == pytest.approx(expected, rel=tolerance, abs=tolerance)
+
+
+def test_eps_is_added_outside_of_the_root():
+    for make in (adam, rmsprop):
+        parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = make([parameter], lr=1.0, eps=1.0)
+        parameter.grad = torch.ones(1, dtype=torch.float64)
+        optimizer.step()
+        root = 1.0 if make is adam else 0.1  # sqrt((1 - 0.99) * 1)
+        assert parameter.item() == pytest.approx(-1 / (root + 1.0), rel=1e-12)
+
+
+def test_adam_on_the_cpu_is_one_fused_kernel_that_can_skip_a_step():
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = adam([parameter], lr=0.1)
+    assert optimizer.param_groups[0]["fused"] is True
+
+    parameter.grad = torch.ones(3)
+    optimizer.found_inf = torch.ones(())
+    optimizer.step()
+    assert parameter.tolist() == [1.0, 1.0, 1.0]
+    optimizer.found_inf = torch.zeros(())
+    optimizer.step()
+    assert parameter.tolist() == pytest.approx([0.9, 0.9, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [  # at 0, 1/4, 1/2, 3/4, 1 and 2 budgets, and before the beginning
+        ("constant", [1, 1, 1, 1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25, 0, 0, 1]),
+        ("cosine", [1, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0, 0, 1]),
+    ],
+)
+def test_schedules(schedule, values):
+    result = [lr_factor(schedule, progress) for progress in (0, 0.25, 0.5, 0.75, 1, 2, -1)]
+
+    assert result == pytest.approx(values, abs=1e-15)
+
+
+def test_shared_parameters_are_listed_once_and_frozen_ones_not_at_all():
+    one, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    other.weight = one.weight
+    one.bias.requires_grad_(False)
+    listed = unique_parameters([one, other, nn.Sequential(one, other)])
+
+    assert [id(parameter) for parameter in listed] == [id(one.weight), id(other.bias)]
+    assert unique_parameters([]) == []

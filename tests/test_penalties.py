@@ -1,0 +1,190 @@
+"""Gradient penalties against closed forms: of linear and quadratic discriminators, whose slopes are known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gan_lab.penalties import input_gradient, r1, r2, wgan_gp
+
+PENALTIES = {"wgan_gp": wgan_gp, "r1": r1, "r2": r2}
+EVERY_PENALTY = pytest.mark.parametrize("name", PENALTIES)
+EVERY_SHAPE = pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 5, 7)])
+
+
+def values(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Given:
+    """A `uniform` that returns known numbers and notes what it was asked for."""
+
+    def __init__(self, *numbers: float):
+        self.numbers = torch.tensor(numbers, dtype=torch.float64)
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __call__(self, shape: tuple[int, ...]) -> Tensor:
+        self.shapes.append(shape)
+        return self.numbers.view(shape)
+
+
+def linear(weights: Tensor):
+    """D(x) = <w, x> + 3: its slope is |w| everywhere."""
+    return lambda inputs: (inputs * weights).flatten(1).sum(dim=1) + 3
+
+
+def quadratic(matrix: Tensor):
+    """D(x) = x^T A x: its gradient is (A + A^T) x."""
+    return lambda inputs: torch.einsum("ni,ij,nj->n", inputs.flatten(1), matrix, inputs.flatten(1))
+
+
+@EVERY_SHAPE
+def test_a_linear_discriminator(shape):
+    weights = values(*shape, seed=1)
+    length = weights.norm().item()
+    real, fake, uniform = values(5, *shape, seed=2), values(5, *shape, seed=3), Given(0, 0.1, 0.5, 0.9, 1)
+    expected = {"wgan_gp": 7 * (length - 1) ** 2, "r1": 3.5 * length**2, "r2": 3.5 * length**2}
+
+    for name, penalty in PENALTIES.items():
+        result = penalty(linear(weights), real, fake, uniform, weight=7.0)
+        assert result.shape == (5,), name
+        assert result.tolist() == pytest.approx([expected[name]] * 5, rel=1e-12), name
+
+
+@pytest.mark.parametrize("length", [0.2, 1.0, 3.0])
+def test_wgan_gp_is_two_sided_and_zero_for_slope_one(length):
+    weights = torch.tensor([0.6, -0.8], dtype=torch.float64) * length
+    result = wgan_gp(linear(weights), values(4, 2), values(4, 2), Given(0.1, 0.2, 0.3, 0.4))
+
+    assert result.tolist() == pytest.approx([10 * (length - 1) ** 2] * 4, rel=1e-12, abs=1e-14)
+
+
+def test_a_quadratic_discriminator_at_points_worked_out_by_hand():
+    matrix = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)  # gradient (2x + 2y, 2x - 2y)
+    real = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)  # gradients (2, 2), (4, -4): squares 8, 32
+    fake = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)  # gradients (0, 0), (4, 0): squares 0, 16
+    # mixed: (0.75, 0) and (0.5, 1.5) with gradients (1.5, 1.5), (4, -2): squares 4.5, 20
+    mixing = Given(0.75, 0.5)
+
+    assert r1(quadratic(matrix), real, fake, mixing, weight=10.0).tolist() == pytest.approx([40.0, 160.0])
+    assert r2(quadratic(matrix), real, fake, mixing, weight=10.0).tolist() == pytest.approx([0.0, 80.0])
+    assert wgan_gp(quadratic(matrix), real, fake, mixing, weight=10.0).tolist() == pytest.approx(
+        [10 * (math.sqrt(4.5) - 1) ** 2, 10 * (math.sqrt(20) - 1) ** 2]
+    )
+
+
+@EVERY_SHAPE
+def test_wgan_gp_takes_one_share_of_real_per_sample(shape):
+    size = math.prod(shape)
+    matrix, real, fake = values(size, size, seed=4), values(3, *shape, seed=5), values(3, *shape, seed=6)
+    uniform = Given(0.25, 0.5, 1.0)
+    result = wgan_gp(quadratic(matrix), real, fake, uniform, weight=1.0)
+
+    assert uniform.shapes == [(3,) + (1,) * len(shape)]
+    mixed = torch.stack([0.25 * real[0] + 0.75 * fake[0], 0.5 * real[1] + 0.5 * fake[1], real[2]]).flatten(1)
+    slopes = (mixed @ (matrix + matrix.T)).square().sum(dim=1).sqrt()
+    torch.testing.assert_close(result, (slopes - 1) ** 2, rtol=1e-12, atol=0)
+
+
+@EVERY_SHAPE
+@pytest.mark.parametrize(("penalty", "side"), [(r1, 0), (r2, 1)])
+def test_r1_looks_at_real_and_r2_at_fake_only(penalty, side, shape):
+    size = math.prod(shape)
+    matrix = values(size, size, seed=7)
+    samples = [values(3, *shape, seed=8), values(3, *shape, seed=9)]
+
+    def refuse(shape: tuple[int, ...]) -> Tensor:
+        raise AssertionError("nothing to draw")
+
+    result = penalty(quadratic(matrix), *samples, refuse, weight=4.0)
+    gradients = samples[side].flatten(1) @ (matrix + matrix.T)
+    torch.testing.assert_close(result, 2 * gradients.square().sum(dim=1), rtol=1e-12, atol=0)
+    swapped = penalty(quadratic(matrix), *samples[::-1], refuse, weight=4.0)
+    assert not torch.isclose(swapped, result, rtol=0.01).any()
+
+
+def test_default_weights_are_the_papers():
+    weights = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    real, fake, uniform = values(1, 2), values(1, 2), Given(0.5)
+
+    assert wgan_gp(linear(weights), real, fake, uniform).item() == pytest.approx(10 * 16)
+    assert r1(linear(weights), real, fake, uniform).item() == pytest.approx(5 * 25)
+    assert r2(linear(weights), real, fake, uniform).item() == pytest.approx(5 * 25)
+
+
+@EVERY_PENALTY
+def test_each_sample_is_penalised_by_itself(name):
+    network = small_network()
+    real, fake, shares = values(6, 2, seed=10), values(6, 2, seed=11), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    whole = PENALTIES[name](network, real, fake, Given(*shares))
+    parts = [PENALTIES[name](network, real[i : i + 1], fake[i : i + 1], Given(share)) for i, share in enumerate(shares)]
+
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-12, atol=1e-14)
+
+
+def small_network() -> torch.nn.Module:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(torch.nn.Linear(2, 5), torch.nn.Tanh(), torch.nn.Linear(5, 1), torch.nn.Flatten(0))
+    return layers.double()
+
+
+def test_weight_gradients_of_a_linear_discriminator_follow_the_formula():
+    weights = torch.tensor([3.0, 4.0], dtype=torch.float64, requires_grad=True)
+    real, fake, uniform = values(4, 2, seed=12), values(4, 2, seed=13), Given(0.1, 0.4, 0.6, 0.9)
+
+    # d/dw c (|w| - 1)^2 = 2c (|w| - 1) w / |w|;  d/dw c/2 |w|^2 = c w
+    (gradient,) = torch.autograd.grad(wgan_gp(linear(weights), real, fake, uniform, weight=10.0).mean(), weights)
+    assert gradient.tolist() == pytest.approx([20 * 4 * 0.6, 20 * 4 * 0.8])
+    for penalty in (r1, r2):
+        (gradient,) = torch.autograd.grad(penalty(linear(weights), real, fake, uniform, weight=10.0).mean(), weights)
+        assert gradient.tolist() == pytest.approx([30.0, 40.0])
+
+
+@EVERY_PENALTY
+def test_weight_gradients_agree_with_finite_differences(name):
+    network = small_network()
+    real, fake = values(4, 2, seed=14), values(4, 2, seed=15)
+    parameters = dict(network.named_parameters())
+
+    def penalty(*tensors: Tensor) -> Tensor:
+        def discriminator(inputs: Tensor) -> Tensor:
+            return torch.func.functional_call(network, dict(zip(parameters, tensors, strict=True)), inputs)
+
+        return PENALTIES[name](discriminator, real, fake, Given(0.1, 0.4, 0.6, 0.9), weight=3.0)
+
+    tensors = tuple(parameter.detach().clone().requires_grad_() for parameter in parameters.values())
+    assert torch.autograd.gradcheck(penalty, tensors)
+
+
+@EVERY_PENALTY
+def test_a_flat_discriminator_has_finite_weight_gradients(name):
+    network = small_network()
+    torch.nn.init.zeros_(network[2].weight)
+    result = PENALTIES[name](network, values(3, 2), values(3, 2), Given(0.1, 0.4, 0.6))
+
+    assert result.tolist() == [10.0 if name == "wgan_gp" else 0.0] * 3
+    gradients = torch.autograd.grad(result.mean(), list(network.parameters()), allow_unused=True)
+    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+
+
+@EVERY_PENALTY
+def test_the_samples_given_are_left_alone(name):
+    real, fake = values(3, 2, seed=16), values(3, 2, seed=17).requires_grad_()
+    before = real.clone(), fake.detach().clone()
+    PENALTIES[name](small_network(), real, fake, Given(0.1, 0.4, 0.6)).mean().backward()
+
+    assert torch.equal(real, before[0])
+    assert torch.equal(fake, before[1])
+    assert not real.requires_grad
+    assert real.grad is None
+    assert fake.grad is None
+
+
+@EVERY_SHAPE
+def test_the_input_gradient_is_flat_per_sample(shape):
+    size = math.prod(shape)
+    matrix, inputs = values(size, size, seed=18), values(4, *shape, seed=19)
+
+    expected = inputs.flatten(1) @ (matrix + matrix.T)
+    torch.testing.assert_close(input_gradient(quadratic(matrix), inputs), expected, rtol=1e-12, atol=1e-12)
