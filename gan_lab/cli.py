@@ -56,6 +56,14 @@ def _reporting(action: Callable[[], None], debug: bool) -> int:
 
 
 def _report(error: Exception) -> int:
+    """Prints what went wrong, once, and returns the exit code."""
+    if hasattr(error, "exit_code"):
+        return error.exit_code
+    error.exit_code = _print(error)  # type: ignore[attr-defined]
+    return error.exit_code  # type: ignore[attr-defined]
+
+
+def _print(error: Exception) -> int:
     if isinstance(error, ConfigError):
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -89,13 +97,20 @@ def _train(arguments: list[str]) -> None:
 
     from gan_lab.compose import checked_overrides, conf_dir, register_resolvers
 
-    register_resolvers()
     parser = get_args_parser()
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         raise ConfigError([f"{flag}: unknown flag; gan-lab train --help lists them" for flag in unknown])
     only_shows = options.cfg or options.info or options.hydra_help
+    register_resolvers(make=not only_shows)
     overrides = list(options.overrides)
+    for override in overrides:
+        key, _, place = override.partition("=")
+        if key == "hydra.run.dir" and not only_shows and Path(place, "run.json").exists():
+            raise ConfigError(  # before Hydra writes its own files there
+                f"{override} already holds a run; continue it with `gan-lab resume run={place}`, "
+                "or choose another directory"
+            )
     checked = overrides if only_shows else checked_overrides(overrides, options.config_dir, bool(options.multirun))
     flags = _without(arguments, overrides)
     sys.argv = [sys.argv[0], *flags, *checked]
@@ -106,7 +121,8 @@ def _train(arguments: list[str]) -> None:
         raise failed.error from None
     except OSError as error:
         reason = error.strerror or error
-        raise RunError(f"cannot write {error.filename}: {reason}; choose another place: hydra.run.dir=DIR") from error
+        key = "hydra.sweep.dir" if options.multirun else "hydra.run.dir"
+        raise RunError(f"cannot write {error.filename}: {reason}; choose another place: {key}=DIR") from error
 
 
 class _Failed(BaseException):

@@ -37,8 +37,9 @@ def _new_dir(path: str) -> str:
     raise AssertionError
 
 
-def register_resolvers() -> None:
-    OmegaConf.register_new_resolver("new_dir", _new_dir, use_cache=True, replace=True)
+def register_resolvers(make: bool = True) -> None:
+    """Lets configurations say ${new_dir:PATH}; with `make` false the directory is only named, not made."""
+    OmegaConf.register_new_resolver("new_dir", _new_dir if make else str, use_cache=True, replace=True)
 
 
 class Composer:
@@ -57,26 +58,16 @@ class Composer:
 
     def options(self, group: str) -> list[str]:
         """The names that a group offers, the user's own directory included."""
-        from hydra._internal.config_loader_impl import ConfigLoaderImpl
         from hydra.core.object_type import ObjectType
 
-        assert isinstance(self.loader, ConfigLoaderImpl)
-        repository: Any = self.loader.repository
-        if self.search:
-            repository, _ = self.loader._parse_overrides_and_create_caching_repo(None, self._parse(self.search))
-        return sorted(set(repository.get_group_options(group, ObjectType.CONFIG)))
+        return sorted(set(self.loader.get_group_options(group, ObjectType.CONFIG, None, self.search)))
 
     def groups(self) -> list[str]:
         """The groups at the top of the configuration."""
         from hydra.core.object_type import ObjectType
 
-        return [name for name in self.loader.get_group_options("", ObjectType.GROUP, None, []) if name != "hydra"]
-
-    @staticmethod
-    def _parse(overrides: Sequence[str]) -> list[Any]:
-        from hydra.core.override_parser.overrides_parser import OverridesParser
-
-        return OverridesParser.create().parse_overrides(list(overrides))
+        found = self.loader.get_group_options("", ObjectType.GROUP, None, self.search)
+        return [name for name in found if name != "hydra"]
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The composed configuration, run-level keys only; ${hydra:...} resolves as it will in the run."""
@@ -137,9 +128,11 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             groups.append((text, override))
+        elif override.is_delete():
+            values.append((text, override))
         elif (options := composer.options(override.key_or_group)) or override.key_or_group in composer.groups():
             chosen = override.value() if isinstance(override.value(), list) else _values(override)
-            unknown = [name for name in map(str, chosen) if name not in (*options, "null")]
+            unknown = [name for name in map(str, chosen) if name not in options]
             problems += [
                 f"{override.key_or_group}={name}: no such option; {nearest(name, options)}" for name in unknown
             ]

@@ -5,7 +5,9 @@ Run-level keys are the dataclasses below. Components (networks, data sources, pe
 """
 
 import dataclasses
+import importlib
 import inspect
+import math
 import os
 import re
 import types
@@ -18,16 +20,17 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from gan_lab.constraints import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from gan_lab.errors import ConfigError
 from gan_lab.names import nearest
 
 
 @dataclass(frozen=True)
 class Given:
-    """The arguments of a component that the program supplies; the configuration must not."""
+    """The arguments of a component that the program supplies: `names` itself, `if_absent` unless the user does."""
 
     names: tuple[str, ...] = ()
+    if_absent: tuple[str, ...] = ()
 
 
 Component = Annotated[dict[str, Any], Given()]
@@ -69,8 +72,8 @@ class ClipNorm:
 class Optimizer:
     generator: Annotated[dict[str, Any], Given(("parameters",))]
     discriminator: Annotated[dict[str, Any], Given(("parameters",))]
-    lr: PositiveFloat
-    betas: tuple[Fraction, Fraction] | None = None
+    lr: PositiveFloat | None = None
+    betas: tuple[Decay, Decay] | None = None
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     accumulate: PositiveInt = 1
     clip_norm: ClipNorm = field(default_factory=ClipNorm)
@@ -99,7 +102,7 @@ class TensorBoardOptions:
 @dataclass
 class Loggers:
     tensorboard: TensorBoardOptions = field(default_factory=TensorBoardOptions)
-    extra: dict[str, Component] = field(default_factory=dict)
+    extra: dict[str, Annotated[dict[str, Any], Given(if_absent=("save_dir",))]] = field(default_factory=dict)
 
 
 @dataclass
@@ -187,7 +190,7 @@ def _accepts(kind: Any, value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 # ---------------------------------------------------------------------- the check
@@ -195,15 +198,25 @@ def _number(value: Any) -> bool:
 
 def _import(path: str, key: str) -> tuple[Any, str | None]:
     """The object a dotted path names, or the sentence that says why there is none."""
-    from hydra.utils import get_object
-
-    try:
-        return get_object(path), None
-    except Exception as error:  # a module of the user's may fail in any way while it is imported
-        cause = error.__cause__ or error
-        missing = getattr(cause, "name", None) if isinstance(cause, ModuleNotFoundError) else None
-        hint = f"the package {missing} is not installed" if missing else str(cause).splitlines()[0]
-        return None, f"{key}._target_={path} cannot be imported: {hint}"
+    parts = str(path).split(".")
+    start = f"{key}._target_={path} cannot be imported"
+    for split in range(len(parts) - 1, 0, -1):
+        module = ".".join(parts[:split])
+        try:
+            found = importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name == module and split > 1:
+                continue  # the path may go on inside a class
+            return None, f"{start}: the package {error.name} is not installed"
+        except Exception as error:  # a module of the user's may fail in any way while it is imported
+            return None, f"{start}: {type(error).__name__}: {error}"
+        for name in parts[split:]:
+            if not hasattr(found, name):
+                public = [other for other in vars(found) if not other.startswith("_")]
+                return None, f"{start}: {module} has no {name}; {nearest(name, public)}"
+            found = getattr(found, name)
+        return found, None
+    return None, f"{start}: expected a dotted path such as package.module.name"
 
 
 def _parameters(target: Any) -> tuple[dict[str, Any], set[str], bool]:
@@ -223,7 +236,7 @@ def _parameters(target: Any) -> tuple[dict[str, Any], set[str], bool]:
     return parameters, required, open_ended
 
 
-def _check_component(node: Any, key: str, given: tuple[str, ...]) -> Iterator[str]:
+def _check_component(node: Any, key: str, given: Given) -> Iterator[str]:
     if not isinstance(node, Mapping):
         yield f"{key}={show(node)}: expected a component, that is keys with _target_"
         return
@@ -235,17 +248,17 @@ def _check_component(node: Any, key: str, given: tuple[str, ...]) -> Iterator[st
         yield problem
         return
     parameters, required, open_ended = _parameters(target)
-    choices = [name for name in parameters if name not in given]
+    choices = [name for name in parameters if name not in given.names]
     for name, value in node.items():
         if name.startswith("_") and name.endswith("_"):
             continue
-        if name in given:
+        if name in given.names:
             yield f"{key}.{name}={show(value)}: this is set by the program; remove it"
         elif name in parameters:
             yield from _check(parameters[name], value, f"{key}.{name}")
         elif not open_ended:
             yield f"{key}.{name}: unknown key; {nearest(f'{key}.{name}', [f'{key}.{choice}' for choice in choices])}"
-    for name in sorted(required - set(node) - set(given)):
+    for name in sorted(required - set(node) - {*given.names, *given.if_absent}):
         yield f"{key}.{name} is required by {node['_target_']}"
 
 
@@ -283,7 +296,7 @@ def _check(kind: Any, value: Any, key: str, all_keys: Sequence[str] = ()) -> Ite
         extras = typing.get_args(option)[1:] if typing.get_origin(option) is Annotated else ()
         given = next((extra for extra in extras if isinstance(extra, Given)), None)
         if given is not None:
-            yield from _check_component(value, key, given.names)
+            yield from _check_component(value, key, given)
             return
     if origin is dict:
         if not isinstance(value, Mapping):
@@ -303,13 +316,29 @@ def _penalties(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
     return [(key, node) for key, node in nodes if node]
 
 
-TRAINING_METRICS = ("loss/discriminator", "loss/generator", "images_per_second")
-EVALUATION_METRICS = ("sliced_wasserstein", "modes_covered", "high_quality", "mode_kl")
+PLAYERS = ("generator", "discriminator")
+TRAINING_METRICS = ("loss/discriminator", "loss/generator", "discriminator/accuracy", "images_per_second")
+EVALUATION_METRICS = ("sliced_wasserstein",)
+MODE_METRICS = ("modes_covered", "high_quality", "mode_kl")
+
+
+def _has_images(dataset: Mapping[str, Any]) -> bool:
+    """Whether a data source gives images: those let their size be chosen."""
+    source, _ = _import(dataset["_target_"], "dataset")
+    return "image_size" in inspect.signature(source).parameters
+
+
+def _measured(evaluation: bool, images: bool) -> tuple[str, ...]:
+    return (
+        TRAINING_METRICS
+        + (EVALUATION_METRICS if evaluation else ())
+        + (MODE_METRICS if evaluation and not images else ())
+    )
 
 
 def measured(config: RunConfig) -> tuple[str, ...]:
-    """The metrics that a run with this configuration can end with."""
-    return TRAINING_METRICS + (EVALUATION_METRICS if config.evaluation is not None else ())
+    """The metrics that a run with this configuration ends with."""
+    return _measured(config.evaluation is not None, _has_images(config.dataset))
 
 
 def hyperparameters(config: RunConfig) -> dict[str, Any]:
@@ -343,16 +372,23 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     if loss.get("weight_clip") and loss.get("penalty"):
         yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
     yield from _check_device(accelerator)
-    source, _ = _import(config["dataset"]["_target_"], "dataset")
-    for player in ("generator", "discriminator"):
+    images = _has_images(config["dataset"])
+    for player in PLAYERS:
         network, _ = _import(config["model"][player]["_target_"], player)
-        if getattr(network, "images_only", False) and "image_size" not in inspect.signature(source).parameters:
+        if getattr(network, "images_only", False) and not images:
             yield (
                 f"model.{player} ({config['model'][player]['_target_']}) is for images, and the data set "
                 f"({config['dataset']['_target_'].rsplit('.', 1)[-1]}) has points; use model=mlp"
             )
+    for name in ("lr", "betas"):
+        value = config["optimizer"].get(name)
+        if value is not None and all(config["optimizer"][player].get(name) != value for player in PLAYERS):
+            own = " and ".join(
+                f"optimizer.{player}.{name}" for player in PLAYERS if name in config["optimizer"][player]
+            )
+            yield f"optimizer.{name}={show(value)} reaches neither player; {f'set {own}' if own else 'leave it out'}"
     objective = config.get("objective")
-    names = TRAINING_METRICS + (EVALUATION_METRICS if config.get("evaluation") else ())
+    names = _measured(config.get("evaluation") is not None, images)
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
 
@@ -492,6 +528,8 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
     generator = build_generator(config.model, sample_shape)
     torch.manual_seed(stream_seed(config.seed, "initialisation/discriminator"))
     discriminator = _instantiate(config.model.discriminator, "model.discriminator", sample_shape=sample_shape)
+    for network in (generator, discriminator):
+        network.to(memory_format=torch.channels_last)  # faster convolutions in bfloat16; nothing changes for an mlp
     optimizer = config.optimizer
 
     def factory(player: str) -> Any:

@@ -11,7 +11,7 @@ class ConfigError(ValueError):
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self):  # survives the way back from a worker process
-        return type(self), (self.problems,)
+        return type(self), (self.problems,), self.__dict__
 
 
 class RunError(RuntimeError):

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +58,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise RunError(f"there is no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of some pickles before it refuses them
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damage through many types
         if isinstance(error, pickle.UnpicklingError) and _holds_pickle(path):
             raise RunError(f"{path} contains pickled code and was not loaded: checkpoints hold data only") from error

@@ -35,29 +35,29 @@ def train(cfg: DictConfig, run_dir: Path) -> float | None:
     Raises ConfigError before anything is built, RunError if training cannot go on, Interrupted after SIGINT or SIGTERM.
     """
     config = configuration.check(cfg)
-    RunRecord.create(run_dir, name=config.name, seed=config.seed)
-    save_config(cfg, config.name, run_dir)
-    return start(config, run_dir)
+    record = RunRecord.create(run_dir, name=config.name, seed=config.seed)
+    with record.locked():
+        save_config(cfg, config.name, run_dir)
+        return start(config, record)
 
 
 def resume(run_dir: Path, cfg: DictConfig) -> float | None:
     """Continues the run in `run_dir` under `cfg` (its saved configuration, perhaps changed); returns its objective."""
     config = configuration.check(cfg)
     record = RunRecord.load(run_dir)
-    before = configuration.plain(OmegaConf.load(run_dir / ".hydra" / "config.yaml"))  # type: ignore[arg-type]
-    old, new = (dict(configuration.flat_keys(content)) for content in (before, configuration.plain(cfg)))
-    changes = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
-    for key, (value_before, value_now) in changes.items():
-        log.info(f"  {key}: {configuration.show(value_before)} -> {configuration.show(value_now)}")
-    if last_checkpoint(run_dir).exists():
-        read_checkpoint(last_checkpoint(run_dir))  # a damaged one is reported before anything is touched
-    history = [
-        *record.content["resumed"],
-        {"at": now(), "from_images": record.content["images_seen"], "changed": changes},
-    ]
-    record.update(status="running", resumed=history, error=None)
-    save_config(cfg, config.name, run_dir)
-    return start(config, run_dir)
+    with record.locked():
+        before = configuration.plain(OmegaConf.load(run_dir / ".hydra" / "config.yaml"))  # type: ignore[arg-type]
+        old, new = (dict(configuration.flat_keys(content)) for content in (before, configuration.plain(cfg)))
+        changes = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
+        for key, (value_before, value_now) in changes.items():
+            log.info(f"  {key}: {configuration.show(value_before)} -> {configuration.show(value_now)}")
+        if last_checkpoint(run_dir).exists():  # what does not fit it is refused before anything is touched
+            sample_shape = read_checkpoint(last_checkpoint(run_dir))["sample_shape"]
+            load_state(configuration.build_gan(config, tuple(sample_shape)), run_dir)
+        sitting = {"at": now(), "from_images": record.content["images_seen"], "changed": changes}
+        record.update(resumed=[*record.content["resumed"], sitting])
+        save_config(cfg, config.name, run_dir)
+        return start(config, record)
 
 
 def save_config(cfg: DictConfig, name: str, run_dir: Path) -> None:
@@ -71,14 +71,14 @@ def save_config(cfg: DictConfig, name: str, run_dir: Path) -> None:
     OmegaConf.save(frozen, folder / "resolved.yaml", resolve=True)
 
 
-def start(config: RunConfig, run_dir: Path) -> float | None:
+def start(config: RunConfig, record: RunRecord) -> float | None:
     """Runs `fit` in this process, or in one process for each device, and keeps run.json's status true."""
+    run_dir = record.run_dir
+    record.update(status="running", error=None)
     log.info(f"run {config.name} in {run_dir}")
     log.info(f"watch it: tensorboard --logdir {run_dir / 'tensorboard'}")
-    record = RunRecord.load(run_dir)
     try:
-        with record.locked(), terminable():
-            record.update(status="running", error=None)
+        with terminable():
             if config.accelerator.num_processes > 1:
                 return run_processes(fit, config, run_dir)
             return fit(config, run_dir)

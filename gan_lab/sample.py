@@ -132,12 +132,17 @@ def _write_folder(samples: Iterator[Tensor], num: int, out: Path) -> None:
     unfinished = out.with_name(f".{out.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     index = 0
-    for part in samples:
-        if part.ndim == 2:
-            raise ConfigError(f"out={out}: points are not pictures; use out=FILE.npz or out=FILE.png (a scatter plot)")
-        for image in to_uint8(part):
-            save_png(image, unfinished / f"{index:0{digits}d}.png")
-            index += 1
-    if out.is_dir():
-        out.rmdir()
-    unfinished.rename(out)
+    try:
+        for part in samples:
+            if part.ndim == 2:
+                raise ConfigError(
+                    f"out={out}: points are not pictures; use out=FILE.npz or out=FILE.png (a scatter plot)"
+                )
+            for image in to_uint8(part):
+                save_png(image, unfinished / f"{index:0{digits}d}.png")
+                index += 1
+        if out.is_dir():
+            out.rmdir()
+        unfinished.rename(out)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)

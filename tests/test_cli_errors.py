@@ -253,12 +253,10 @@ def test_code_in_a_checkpoint_is_not_run(run: Path, verb: str, form: str, monkey
     if form == "torch":
         torch.save(content, checkpoint(run))
     else:
-        checkpoint(run).write_bytes(pickle.dumps({"format": "gan_lab checkpoint 1", "evil": Evil()}))
+        checkpoint(run).write_bytes(pickle.dumps({"format": "gan_lab checkpoint 1", "evil": Evil()}, protocol=2))
     arguments = ["budget.kimg=1"] if verb == "resume" else ["out=a.npz"]
     found = refused(verb, "run=run", *arguments, cwd=run.parent, code=1)
-    assert found.startswith("run/checkpoints/last.ckpt ")
-    if form == "torch":
-        assert found.endswith(" contains pickled code and was not loaded: gan_lab checkpoints hold data only")
+    assert found == ("run/checkpoints/last.ckpt contains pickled code and was not loaded: checkpoints hold data only")
     assert not trace.exists()
     torch.load(checkpoint(run), weights_only=False) if form == "torch" else pickle.loads(checkpoint(run).read_bytes())
     assert trace.exists()  # the file would have done it

@@ -133,7 +133,7 @@ def test_what_is_no_override_is_shown(text: str) -> None:
         ("budget.minutes=0", "a number above 0 or null"),
         ("ema.half_life_kimg=-1", "a number at least 0"),
         ("ema.rampup=0", "a number above 0 or null"),
-        ("optimizer.lr=nan", "a number above 0"),
+        ("optimizer.lr=nan", "a number above 0 or null"),
         ("optimizer.betas=0.5", "a list of 2 (a number at least 0 and below 1) or null"),
         ("optimizer.betas=[0.5]", "a list of 2 (a number at least 0 and below 1) or null"),
         ("optimizer.schedule=linaer", "one of constant, linear, cosine"),
@@ -226,7 +226,7 @@ def test_interpolation_that_cannot_be_resolved(defaults: DictConfig, value: str,
     [
         ("model.width=-3", "an integer at least 1 or null"),
         ("model.latent_dim=0", "an integer at least 1"),
-        ("optimizer.lr=-1", "a number above 0"),
+        ("optimizer.lr=-1", "a number above 0 or null"),
         ("optimizer.betas=[0.5, 1.0]", "a list of 2 (a number at least 0 and below 1) or null"),
     ],
 )

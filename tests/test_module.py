@@ -23,6 +23,19 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:Futur
 GOLDEN = Path(__file__).parent / "golden" / "ten_cycles.json"
 
 
+def test_each_player_has_an_optimizer_of_its_own_over_its_own_weights():
+    gan = tiny_gan()
+    gan.optimization = gan.optimization._replace(generator=sgd(0.1), discriminator=partial(rmsprop, lr=0.2))
+    ready(gan)
+
+    assert type(gan.generator_player.optimizer) is torch.optim.SGD
+    assert type(gan.discriminator_player.optimizer) is torch.optim.RMSprop
+    for player, network in ((gan.generator_player, gan.generator), (gan.discriminator_player, gan.discriminator)):
+        moved = [id(parameter) for group in player.optimizer.param_groups for parameter in group["params"]]
+        assert moved == [id(parameter) for parameter in network.parameters()]
+        assert [id(parameter) for parameter in player.parameters] == moved
+
+
 # ---------------------------------------------------------------------- judging
 
 
@@ -148,6 +161,7 @@ def test_metrics_are_means_since_the_last_call():
         (0, 64, 64, True),
         (0, 63, 64, False),
         (64, 127, 64, False),
+        (63, 64, 64, True),
         (120, 130, 64, True),
         (0, 640, 64, True),
         (0, 320, 1000.0, False),
@@ -227,6 +241,9 @@ def test_a_run_put_back_from_its_state_goes_on_as_if_it_had_never_stopped(settin
     fit(second, 6 - cycles_before, points(50))
 
     assert_same(second.state(), whole.state())
+    for network in ("generator", "discriminator", "generator_ema"):
+        assert same_weights(getattr(second, network), copy_of(getattr(whole, network))), network
+    assert not same_weights(whole.generator, copy_of(whole.generator_ema))
     assert second.take_metrics() == whole.take_metrics()
 
 

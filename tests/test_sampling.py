@@ -25,6 +25,11 @@ def test_more_samples_begin_with_the_same_ones(num, distribution):
     assert len(drawn.unique(dim=0)) == num
 
 
+def test_the_distribution_is_the_one_asked_for():
+    assert latents(1000, "uniform").abs().max() <= 1
+    assert latents(1000, "normal").abs().max() > 2
+
+
 def test_blocks_come_from_counters_of_their_own():
     drawn = latents(2 * LATENT_BLOCK)
     second = Streams(0).normal((LATENT_BLOCK, 4), "noise/sample", 1)
@@ -113,21 +118,21 @@ def test_slerp_keeps_ends_norms_and_angles():
 
 
 def test_uniform_latents_go_straight():
-    ends = torch.tensor([[-1.0, 0.5], [1.0, -0.5], [0.0, 0.0]])
+    ends = torch.tensor([[1.0, 0.0], [0.0, 0.5], [0.0, -1.0]])
 
-    expected = [[-1, 0.5], [0, 0], [1, -0.5], [1, -0.5], [0.5, -0.25], [0, 0]]
+    expected = [[1, 0], [0.5, 0.25], [0, 0.5], [0, 0.5], [0, -0.25], [0, -1]]
     assert interpolate(ends, 3, "uniform").tolist() == expected
 
 
 def test_equal_ends_stay_where_they_are():
-    ends = torch.tensor([[1.0, 2.0], [1.0, 2.0]])
-
-    torch.testing.assert_close(interpolate(ends, 4, "normal"), ends[:1].repeat(4, 1))
+    for end in ([1.0, 2.0], [1.0, 0.0], [0.0, 0.0]):
+        ends = torch.tensor([end, end])
+        torch.testing.assert_close(interpolate(ends, 4, "normal"), ends[:1].repeat(4, 1))
 
 
 def test_parallel_ends_of_different_length_and_opposite_ends_have_finite_ways():
     for factor in (3.0, -1.0):
         points = interpolate(torch.tensor([[1.0, 2.0], [factor, 2 * factor]]), 5, "normal")
-        assert points.isfinite().all()
+        assert points.norm(dim=1).max() <= max(1, factor) * 5**0.5 + 1e-6
         torch.testing.assert_close(points[0], torch.tensor([1.0, 2.0]))
         torch.testing.assert_close(points[-1], torch.tensor([factor, 2 * factor]))
