@@ -15,6 +15,7 @@ from gan_lab.files import read_checkpoint
 
 RUN = [
     *SMALL,
+    "model.discriminator.dropout=0.0",  # each process has its own mask
     "model.generator.norm=none",  # BatchNorm would see half of the batch
     "accelerator.precision=fp32",
     # Adam's division would blow up the rounding of gradients near zero.
