@@ -555,6 +555,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
         num_discriminator_steps=config.loss.num_discriminator_steps,
         batch_size=config.batch_size,
         budget_images=round(config.budget.kimg * 1000),
+        budget_seconds=None if config.budget.minutes is None else 60 * config.budget.minutes,
         ema_half_life_images=config.ema.half_life_kimg * 1000,
         ema_rampup=config.ema.rampup,
         seed=config.seed,

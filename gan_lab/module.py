@@ -54,6 +54,7 @@ class GAN(LightningModule):
         num_discriminator_steps: int = 1,
         batch_size: int,
         budget_images: int,
+        budget_seconds: float | None = None,
         ema_half_life_images: float = 10_000.0,
         ema_rampup: float | None = 0.05,
         seed: int = 0,
@@ -74,6 +75,7 @@ class GAN(LightningModule):
         self.num_discriminator_steps = num_discriminator_steps
         self.batch_size = batch_size
         self.budget_images = budget_images
+        self.budget_seconds = budget_seconds  # of training time, over all sittings
         self.ema_half_life_images = ema_half_life_images
         self.ema_rampup = ema_rampup
         self.seed = seed
@@ -81,7 +83,7 @@ class GAN(LightningModule):
 
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
-        self.out_of_time = False  # set when budget.minutes is used up
+        self.out_of_time = False  # set when budget_seconds are used up, by all processes after the same cycle
         self.wall_seconds = 0.0  # training time, over all sittings
         self.latest_metrics: dict[str, float] = {}  # the last value of each metric that was written
         self.measure_gradients = False  # set for the cycles at whose end metrics are written
@@ -213,6 +215,14 @@ class GAN(LightningModule):
         """Whether the budget is used up."""
         return self.images_seen >= self.budget_images or self.out_of_time
 
+    @property
+    def share_of_budget(self) -> float:
+        """How much of the budget is used, 0 to 1: of the images or of the time, whichever is nearer its end."""
+        shares = [self.images_seen / self.budget_images]
+        if self.budget_seconds is not None:
+            shares.append(self.wall_seconds / self.budget_seconds)
+        return min(max(shares), 1.0)
+
     # ------------------------------------------------------------------ state
 
     def state(self) -> dict[str, Any]:
@@ -236,6 +246,7 @@ class GAN(LightningModule):
         self.discriminator.load_state_dict(state["discriminator"])
         self.generator_ema.load_state_dict(state["generator_ema"])
         self.wall_seconds = state["wall_seconds"]
+        self.out_of_time = self.budget_seconds is not None and self.wall_seconds >= self.budget_seconds
         counters = state["counters"]
         self.images_seen = self.images_before = counters["images_seen"]
         self.d_steps, self.g_steps = counters["d_steps"], counters["g_steps"]

@@ -104,7 +104,7 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
     load_state(gan, run_dir)
     start_images = gan.images_seen
 
-    stop = Stop(minutes=config.budget.minutes)
+    stop = Stop()
     hyperparameters = Hyperparameters(
         configuration.hyperparameters(config),
         (run_dir / ".hydra" / "resolved.yaml").read_text(),
@@ -153,7 +153,9 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
         device_gib=config.accelerator.data_gib,
     )
     if gan.finished:
-        log.info(f"the budget of {config.budget.kimg:g} kimg is used up; raise budget.kimg to go on")
+        log.info(
+            f"the budget is used up after {gan.images_seen:,} images; raise budget.kimg or budget.minutes to go on"
+        )
     else:
         trainer.fit(gan, datamodule)
     if stop.signal_number is not None:

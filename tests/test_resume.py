@@ -134,3 +134,29 @@ def test_nothing_left_to_do(tmp_path: Path) -> None:
     output = finish(tmp_path, "resume", "run=run")
     assert "raise budget.kimg" in output
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").read_bytes() == before
+
+
+def test_convolutional_run_killed(tmp_path: Path) -> None:
+    """channels_last weights, BatchNorm's buffers and reduced precision come back to the bit too."""
+    arguments = [
+        *["train", "model=dcgan", "model.width=8", "loss=hinge", "batch_size=32", "budget.kimg=6", "evaluation=none"],
+        *["accelerator.precision=bf16", "callbacks.metrics.every_kimg=0.5", "callbacks.checkpoint.every_kimg=1"],
+    ]
+    finish(tmp_path, *arguments, "hydra.run.dir=whole")
+    process = start(tmp_path, *arguments, "hydra.run.dir=run")
+    wait_for_row(tmp_path / "run", 1500, process)
+    process.kill()
+    process.communicate()
+    assert 0 < images_seen(tmp_path / "run") < 6000
+    finish(tmp_path, "resume", "run=run")
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_time_budget_counts_all_sittings(tmp_path: Path) -> None:
+    finish(tmp_path, "train", *TINY, "budget.kimg=100000", "budget.minutes=0.02", "hydra.run.dir=run")
+    seen = images_seen(tmp_path / "run")
+    assert 0 < seen < 100_000_000
+    assert "raise budget.kimg or budget.minutes" in finish(tmp_path, "resume", "run=run")
+    assert images_seen(tmp_path / "run") == seen
+    finish(tmp_path, "resume", "run=run", "budget.minutes=0.03")
+    assert images_seen(tmp_path / "run") > seen

@@ -29,19 +29,17 @@ class Progress(Callback):
         self.every_seconds = every_seconds if self.terminal else every_seconds_plain
         self._bar: Any = None
         self._shown_at = self._started = 0.0
-        self._start_images = 0
+        self._start_images, self._start_share = 0, 0.0
 
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         self._started = self._shown_at = time.monotonic()
-        self._start_images = gan.images_seen
+        self._start_images, self._start_share = gan.images_seen, gan.share_of_budget
         if self.terminal and trainer.is_global_zero:
             self._bar = tqdm(
-                total=gan.budget_images / 1000,
-                initial=gan.images_seen / 1000,
-                unit="kimg",
-                bar_format="{percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} kimg [{elapsed}<{remaining}{postfix}]",
+                total=100,
+                initial=100 * gan.share_of_budget,
+                bar_format="{percentage:3.0f}%|{bar}| {desc}",
                 dynamic_ncols=True,
-                leave=True,
             )
 
     def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
@@ -55,18 +53,16 @@ class Progress(Callback):
             for player in ("discriminator", "generator")
             if (key := f"loss/{player}") in gan.latest_metrics
         ]
-        text = ", ".join([f"{speed:,.0f} images/s", *losses])
+        share = gan.share_of_budget
+        left = (now - self._started) * (1 - share) / max(share - self._start_share, 1e-9)
+        kimg = f"{gan.images_seen / 1000:,.1f} of {gan.budget_images / 1000:,.1f} kimg"
+        text = ", ".join([kimg, f"{speed:,.0f} images/s", *losses, f"{tqdm.format_interval(left)} left"])
         if self._bar is not None:
-            self._bar.set_postfix_str(text, refresh=False)
-            self._bar.update(gan.images_seen / 1000 - self._bar.n)
+            self._bar.set_description_str(text, refresh=False)
+            self._bar.update(100 * share - self._bar.n)
             self._bar.refresh()
         else:
-            left = max(gan.budget_images - gan.images_seen, 0) / max(speed, 1e-9)
-            share = min(gan.images_seen / gan.budget_images, 1)
-            log.info(
-                f"{share:4.0%}  {gan.images_seen / 1000:,.1f} of {gan.budget_images / 1000:,.1f} kimg, {text}, "
-                f"{tqdm.format_interval(left)} left"
-            )
+            log.info(f"{share:4.0%}  {text}")
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -52,8 +52,7 @@ class Stop(Callback):
     A second SIGINT stops at once. Several processes agree once every `agree_every_kimg` images.
     """
 
-    def __init__(self, *, minutes: PositiveFloat | None = None, agree_every_kimg: float = 1.0):
-        self.minutes = minutes
+    def __init__(self, *, agree_every_kimg: PositiveFloat = 1.0):
         self.agree_every_images = agree_every_kimg * 1000
         self._started = self._seconds_before = 0.0
         self.signal_number: int | None = None
@@ -79,7 +78,7 @@ class Stop(Callback):
 
     def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         gan.wall_seconds = self._seconds()
-        out_of_time = self.minutes is not None and gan.wall_seconds >= 60 * self.minutes
+        out_of_time = gan.budget_seconds is not None and gan.wall_seconds >= gan.budget_seconds
         stop = self.signal_number or 0
         if trainer.world_size > 1:
             if not gan.due(self.agree_every_images):
