@@ -94,6 +94,18 @@ def parsed(text: str) -> Any:
         raise ConfigError(f"{text}: {hint}") from error
 
 
+def _all_parsed(texts: Sequence[str]) -> tuple[list[tuple[str, Any]], list[str]]:
+    """(text, override) of each that can be parsed, and the problems of the others."""
+    overrides: list[tuple[str, Any]] = []
+    problems: list[str] = []
+    for text in texts:
+        try:
+            overrides.append((text, parsed(text)))
+        except ConfigError as error:
+            problems += error.problems
+    return overrides, problems
+
+
 def _values(override: Any) -> list[str]:
     """The values that an override stands for as texts; empty for a sweep over an interval."""
     if not override.is_sweep_override():
@@ -115,15 +127,10 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
     from gan_lab.config import problems_of
 
     composer = Composer(config_dir)
-    problems: list[str] = []
     groups: list[tuple[str, Any]] = []
     values: list[tuple[str, Any]] = []
-    for text in texts:
-        try:
-            override = parsed(text)
-        except ConfigError as error:
-            problems += error.problems
-            continue
+    overrides, problems = _all_parsed(texts)
+    for text, override in overrides:
         if override.is_sweep_override() and not multirun:
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
@@ -201,13 +208,8 @@ def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
         raise ConfigError(f"run={run_dir} is not the directory of a run: it has no {path.relative_to(run_dir)}")
     cfg = typing.cast("DictConfig", OmegaConf.load(path))
     composer = Composer()
-    problems: list[str] = []
-    for text in texts:
-        try:
-            override = parsed(text)
-        except ConfigError as error:
-            problems += error.problems
-            continue
+    overrides, problems = _all_parsed(texts)
+    for text, override in overrides:
         key = override.key_or_group
         if override.is_sweep_override():
             problems.append(f"{text} names several values: a run is resumed with one")
@@ -234,12 +236,6 @@ def checked_sampling(texts: list[str]) -> Any:
     from gan_lab.config import check_against
     from gan_lab.sample import Sampling
 
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for text in texts:
-        try:
-            override = parsed(text)
-            values[override.key_or_group] = override.value()
-        except ConfigError as error:
-            problems += error.problems
+    overrides, problems = _all_parsed(texts)
+    values = {override.key_or_group: override.value() for _, override in overrides}
     return check_against(Sampling, values, problems)

@@ -13,11 +13,11 @@ def sliced_wasserstein(real: Tensor, fake: Tensor, *, num_projections: int = 256
     """
     if real.shape != fake.shape:
         raise ValueError(f"sets must have equal shapes: got real {tuple(real.shape)}, fake {tuple(fake.shape)}")
-    real, fake = real.flatten(1), fake.flatten(1)
+    real, fake = real.flatten(1).double(), fake.flatten(1).double()
     generator = torch.Generator().manual_seed(seed)
     total = 0.0
     for directions in torch.randn(num_projections, real.shape[1], generator=generator, dtype=torch.float64).split(32):
-        directions = (directions / directions.norm(dim=1, keepdim=True)).T.to(real)
+        directions = (directions / directions.norm(dim=1, keepdim=True)).T.to(real.device)
         difference = (real @ directions).sort(dim=0).values - (fake @ directions).sort(dim=0).values
-        total += difference.double().square().mean(dim=0).sum().item()
+        total += difference.square().mean(dim=0).sum().item()
     return (total / num_projections) ** 0.5
