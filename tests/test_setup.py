@@ -221,7 +221,7 @@ def test_second_call_starts_neither_pip_nor_python_and_says_nothing(checkout):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ('"torch>=2.5"', '"torch>=2.6"'),
+        ('"torch>=2.6"', '"torch>=2.7"'),
         ("dependencies = [", 'dependencies = [\n  "another",'),
         ('"hatchling>=1.26"]\nbuild', '"hatchling>=1.27"]\nbuild'),
         ('"pytest>=8.0"', '"pytest>=8.1"'),
@@ -245,7 +245,7 @@ def test_changed_dependencies_are_installed(checkout, old, new):
     [
         ("description = ", "description = 'other' # "),
         ("line-length = 120", "line-length = 100"),
-        ('  "torch>=2.5",', '  # a comment\n\n  "torch>=2.5", # another'),
+        ('  "torch>=2.6",', '  # a comment\n\n  "torch>=2.6", # another'),
         ("\n", "\r\n"),
     ],
 )
