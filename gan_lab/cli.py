@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gan_lab.errors import ConfigError, RunError
 
-VERBS = ("train", "resume", "sample")
+VERBS = ("train", "resume", "sample", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,7 @@ def _dispatch(arguments: list[str]) -> None:
     elif wants_help:
         print(getattr(helptext, verb)(arguments))
     else:
-        {"train": _train, "resume": _resume, "sample": _sample}[verb](arguments[1:])
+        {"train": _train, "resume": _resume, "sample": _sample, "evaluate": _evaluate}[verb](arguments[1:])
 
 
 def _reporting(action: Callable[[], None], debug: bool) -> int:
@@ -172,7 +172,7 @@ def _short(path: Path) -> Path:
         return path
 
 
-# ---------------------------------------------------------------------- resume and sample
+# ---------------------------------------------------------------------- resume, sample, evaluate
 
 
 def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -207,11 +207,43 @@ def _resume(arguments: list[str]) -> None:
 
 
 def _sample(arguments: list[str]) -> None:
-    from gan_lab.compose import checked_sampling
-    from gan_lab.sample import sample
+    from gan_lab.compose import checked_arguments
+    from gan_lab.sample import Sampling, sample
 
-    request = checked_sampling(arguments)
-    print(f"samples: {sample(request)}", flush=True)
+    print(f"samples: {sample(checked_arguments(arguments, Sampling))}", flush=True)
+
+
+def _evaluate(arguments: list[str]) -> None:
+    from dataclasses import fields
+
+    from gan_lab.compose import changed_config, checked_arguments, data_config, register_resolvers
+    from gan_lab.config import check
+    from gan_lab.evaluate import Evaluation, evaluate_images, evaluate_run, table, write_result
+    from gan_lab.logs import configure_logging
+    from gan_lab.record import find_run
+
+    own, overrides = _split(arguments, [field.name for field in fields(Evaluation)])
+    request = checked_arguments([f"{key}={value}" for key, value in own.items()], Evaluation)
+    if (request.run is None) == (request.images is None):
+        raise ConfigError("give one of run=DIR (or run=latest) and images=PATH dataset=NAME")
+    if not any(override.startswith("evaluation=") for override in overrides):
+        overrides = ["evaluation=full", *overrides]
+    configure_logging(None)
+    if request.run is not None:
+        register_resolvers()
+        run_dir = find_run(request.run)
+        result = evaluate_run(request, check(changed_config(run_dir, overrides)), run_dir)
+        name = f"{request.weights}-{result['card']['images_seen']:09d}-{result['card_id']}.json"
+        out: Path | None = run_dir / "evaluations" / name if request.out is None else Path(request.out)
+    else:
+        if not any(override.startswith("dataset=") for override in overrides):
+            raise ConfigError("dataset must be given: gan-lab evaluate images=PATH dataset=fashion_mnist")
+        result = evaluate_images(request, check(data_config(overrides)))
+        out = None if request.out is None else Path(request.out)
+    print(table(result))
+    if out is not None:
+        write_result(result, out)
+        print(f"evaluation: {_short(out)}", flush=True)
 
 
 # ---------------------------------------------------------------------- completion

@@ -231,11 +231,25 @@ def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
     return cfg
 
 
-def checked_sampling(texts: list[str]) -> Any:
-    """The arguments of `gan-lab sample` as a checked gan_lab.sample.Sampling."""
+def checked_arguments(texts: Sequence[str], schema: Any) -> Any:
+    """The key=value arguments of a verb as its checked dataclass."""
     from gan_lab.config import check_against
-    from gan_lab.sample import Sampling
 
     overrides, problems = _all_parsed(texts)
     values = {override.key_or_group: override.value() for _, override in overrides}
-    return check_against(Sampling, values, problems)
+    return check_against(schema, values, problems)
+
+
+def data_config(texts: list[str]) -> DictConfig:
+    """The configuration of a verb that reads only `dataset` and `evaluation`; ConfigError for anything else."""
+    overrides, problems = _all_parsed(texts)
+    problems += [
+        f"{text}: only dataset and evaluation are chosen here"
+        for text, override in overrides
+        if override.key_or_group.split(".")[0] not in ("dataset", "evaluation")
+    ]
+    if problems:
+        raise ConfigError(problems)
+    register_resolvers(make=False)
+    checked = checked_overrides(texts, None, multirun=False)
+    return Composer().compose(checked)

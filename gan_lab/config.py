@@ -7,6 +7,7 @@ Run-level keys are the dataclasses below. Components (networks, data sources, pe
 import dataclasses
 import importlib
 import inspect
+import logging
 import math
 import os
 import re
@@ -21,8 +22,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gan_lab.constraints import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
-from gan_lab.errors import ConfigError
+from gan_lab.errors import ConfigError, RunError
 from gan_lab.names import nearest
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,7 +126,7 @@ class RunConfig:
         default_factory=dict
     )
     evaluation: Component | None = None
-    objective: str | None = None
+    objective: str | None = "auto"
     debug: bool = False
 
 
@@ -318,8 +321,6 @@ def _penalties(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
 
 PLAYERS = ("generator", "discriminator")
 TRAINING_METRICS = ("loss/discriminator", "loss/generator", "discriminator/accuracy", "images_per_second")
-EVALUATION_METRICS = ("sliced_wasserstein",)
-MODE_METRICS = ("modes_covered", "high_quality", "mode_kl")
 
 
 def _has_images(dataset: Mapping[str, Any]) -> bool:
@@ -328,17 +329,26 @@ def _has_images(dataset: Mapping[str, Any]) -> bool:
     return "image_size" in inspect.signature(source).parameters
 
 
-def _measured(evaluation: bool, images: bool) -> tuple[str, ...]:
-    return (
-        TRAINING_METRICS
-        + (EVALUATION_METRICS if evaluation else ())
-        + (MODE_METRICS if evaluation and not images else ())
-    )
+def _evaluated(evaluation: Mapping[str, Any] | None, images: bool) -> list[str]:
+    """The metrics that an evaluation writes."""
+    from gan_lab.evaluation import metric_names
+
+    if evaluation is None:
+        return []
+    return metric_names(evaluation.get("metrics", ()), images=images, extractor=evaluation.get("extractor", "auto"))
 
 
 def measured(config: RunConfig) -> tuple[str, ...]:
     """The metrics that a run with this configuration ends with."""
-    return _measured(config.evaluation is not None, _has_images(config.dataset))
+    return (*TRAINING_METRICS, *_evaluated(config.evaluation, _has_images(config.dataset)))
+
+
+def deciding_metric(config: RunConfig) -> str | None:
+    """The metric that `train` returns and that decides which generator is the best; auto: the distance to the data."""
+    if config.objective != "auto":
+        return config.objective
+    names = _evaluated(config.evaluation, _has_images(config.dataset))
+    return next((name for name in ("fid", "fd", "kid", "kd", "sliced_wasserstein") if name in names), None)
 
 
 def hyperparameters(config: RunConfig) -> dict[str, Any]:
@@ -371,6 +381,12 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"batch_size={config['batch_size']}: BatchNorm needs at least two samples in each pass; use a larger one"
     if loss.get("weight_clip") and loss.get("penalty"):
         yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
+    health = config["callbacks"].get("health") or {}
+    if health.get("action") == "roll_back" and processes > 1:
+        yield (
+            f"callbacks.health.action=roll_back with accelerator.num_processes={processes}: only a run of one process "
+            "is rolled back; use callbacks.health.action=stop"
+        )
     yield from _check_device(accelerator)
     images = _has_images(config["dataset"])
     for player in PLAYERS:
@@ -388,7 +404,7 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             )
             yield f"optimizer.{name}={show(value)} reaches neither player; {f'set {own}' if own else 'leave it out'}"
     objective = config.get("objective")
-    names = _measured(config.get("evaluation") is not None, images)
+    names = ("auto", *TRAINING_METRICS, *_evaluated(config.get("evaluation"), images))
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
 
@@ -480,25 +496,40 @@ def build_data(config: RunConfig) -> Any:
     return _instantiate(config.dataset, "dataset")
 
 
+def split_of(config: RunConfig) -> str | None:
+    """Which part of the data set is trained on, where it has parts."""
+    source, _ = _import(config.dataset["_target_"], "dataset")
+    parameter = inspect.signature(source).parameters.get("split")
+    return None if parameter is None else config.dataset.get("split", parameter.default)
+
+
+def build_held_out(config: RunConfig) -> Any:
+    """The test part of the data set, None where there is none, or where its files are not there."""
+    if split_of(config) != "train":
+        return None
+    try:
+        return _instantiate({**config.dataset, "split": "test"}, "dataset")
+    except RunError as error:
+        log.warning(f"no held-out data: {error}")
+        return None
+
+
 def autocast_dtype(config: RunConfig, sample_shape: tuple[int, ...], device_type: str) -> Any:
     """The networks' lower precision, or None for float32.
 
-    auto: bfloat16 for images where the hardware computes in it (CUDA's Ampere and later, CPUs with AVX512-BF16 or AMX),
-    float32 for points, whose modes may be narrower than bfloat16's steps, and everywhere else.
+    auto: bfloat16 for images where the hardware computes in it (`native_bfloat16`), float32 for points, whose modes may
+    be narrower than bfloat16's steps, and everywhere else.
     """
     import torch
+
+    from gan_lab.precision import native_bfloat16
 
     precision = config.accelerator.precision
     if precision == "bf16":
         return torch.bfloat16
     if precision == "fp32" or len(sample_shape) != 3:
         return None
-    if device_type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else None
-    if device_type == "cpu":
-        native = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        return torch.bfloat16 if any(getattr(torch.cpu, name, lambda: False)() for name in native) else None
-    return None
+    return torch.bfloat16 if native_bfloat16(device_type) else None
 
 
 def device_type(config: RunConfig) -> Literal["cpu", "cuda", "mps"]:
@@ -563,13 +594,20 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
     )
 
 
+def build_evaluation(config: RunConfig) -> Any:
+    """The configured evaluation (gan_lab.callbacks.evaluation.Evaluate)."""
+    assert config.evaluation is not None
+    return _instantiate(config.evaluation, "evaluation")
+
+
 def build_callbacks(config: RunConfig) -> list[Any]:
-    """The configured callbacks in their order: metrics and pictures, evaluation, the user's, checkpoint, progress."""
+    """The configured callbacks in order: metrics, pictures, evaluation, the user's, health, checkpoint, progress."""
     nodes = {f"callbacks.{name}": node for name, node in config.callbacks.items() if node is not None}
     if config.evaluation is not None:
         nodes["evaluation"] = config.evaluation
-    # The checkpoint must come after everything that writes, the progress line after that.
-    rank = {"callbacks.metrics": -2, "callbacks.samples": -1, "callbacks.checkpoint": 1, "callbacks.progress": 2}
+    # Health sees what the others have measured; the checkpoint comes after everything that writes, then progress.
+    rank = {"callbacks.metrics": -2, "callbacks.samples": -1, "callbacks.health": 1, "callbacks.checkpoint": 2}
+    rank["callbacks.progress"] = 3
     return [_instantiate(nodes[key], key) for key in sorted(nodes, key=lambda key: rank.get(key, 0))]
 
 

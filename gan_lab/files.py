@@ -16,6 +16,8 @@ import torch
 
 from gan_lab.errors import RunError
 
+CHECKPOINT_FORMAT = "gan_lab checkpoint 1"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
@@ -45,7 +47,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 
-def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """torch.save of tensors, numbers, strings and containers of them."""
     buffer = io.BytesIO()  # torch.save turns a full disk into an unrelated error when it writes to the file itself
     torch.save(content, buffer)
@@ -53,19 +55,29 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
         file.write(buffer.getbuffer())
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU. Data only: a file with code inside is refused, not run."""
-    if not path.is_file():
-        raise RunError(f"there is no checkpoint {path}")
+def read_tensors(path: Path) -> dict[str, Any]:
+    """What `write_tensors` wrote, on the CPU. Data only: a file with code inside is refused, not run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of some pickles before it refuses them
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch reports damage through many types
         if isinstance(error, pickle.UnpicklingError) and _holds_pickle(path):
-            raise RunError(f"{path} contains pickled code and was not loaded: checkpoints hold data only") from error
+            raise RunError(f"{path} contains pickled code and was not loaded: only data is read") from error
         raise RunError(f"{path} is damaged or truncated: it cannot be read ({type(error).__name__})") from error
-    if not isinstance(content, dict) or content.get("format") != "gan_lab checkpoint 1":
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """A state of training, or a generator; `read_checkpoint` knows it again."""
+    write_tensors(path, {"format": CHECKPOINT_FORMAT, **content})
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint."""
+    if not path.is_file():
+        raise RunError(f"there is no checkpoint {path}")
+    content = read_tensors(path)
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of gan_lab")
     return content
 

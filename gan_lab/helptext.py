@@ -13,6 +13,7 @@ gan-lab: train generative adversarial networks from the command line.
   gan-lab train [overrides]               train one GAN; with -m, one for each combination
   gan-lab resume run=DIR|latest [...]     go on with a stopped run, or prolong a finished one
   gan-lab sample run=DIR|latest out=PATH  draw from a trained generator
+  gan-lab evaluate run=DIR|latest [...]   score a trained generator, or images=PATH of any other program
 
   gan-lab VERB --help                     options, keys and examples of a verb
   gan-lab --version
@@ -71,6 +72,8 @@ def train(arguments: Sequence[str] = ()) -> str:
         "  optimizer.schedule=constant       constant, linear, cosine",
         "  loss.num_discriminator_steps=1    loss.penalty.weight=10 (wgan_gp)",
         "  ema.half_life_kimg=10             averaging of the generator; 0: none",
+        "  evaluation.every_kimg=null        how often samples are scored; evaluation.num_samples=10000: how many",
+        "  callbacks.health.action=warn      when training goes wrong: warn, stop or roll_back",
         "  hydra.run.dir=DIR                 where the run is written (default: outputs/<date>/<time>-<name>)",
         "  debug=true                        errors show their traceback",
         "All keys of a choice: gan-lab train model=dcgan --cfg job",
@@ -123,7 +126,7 @@ gan-lab sample run=DIR|latest out=PATH [key=value ...]: draw from a trained gene
   out=DIR             one PNG for each sample
   num=64              how many
   seed=0              which; sample i of a seed is the same whatever num is
-  weights=ema         ema (averaged) or raw
+  weights=ema         ema (averaged) or raw, of the last checkpoint; best: what scored best (checkpoints/best.ckpt)
   columns=null        of the grid; null: about a square
   batch_size=256      memory against speed
   device=cpu          cpu or gpu
@@ -134,3 +137,26 @@ Examples:
   gan-lab sample run=latest num=100 out=grid.png
   gan-lab sample run=latest num=10000 out=fakes.npz seed=1
   gan-lab sample run=latest interpolate=[0,1,2,3] steps=10 out=ways.png"""
+
+
+def evaluate(arguments: Sequence[str] = ()) -> str:
+    return """\
+gan-lab evaluate run=DIR|latest [key=value ...]: score a trained generator.
+gan-lab evaluate images=PATH dataset=NAME [key=value ...]: score images made by any other program.
+
+  run=DIR             the run's directory; `latest` is the one in outputs/ that was started or resumed last
+  images=PATH         a folder of pictures; or FILE.npz, FILE.npy: uint8 N x H x W x C (points: float N x 2)
+  dataset=NAME        what images are compared with; dataset.split=test and other keys as in train
+  weights=ema         ema (averaged) or raw, of the last checkpoint; best: what scored best (checkpoints/best.ckpt)
+  num=10000           at most so many samples a side; half of the data set where that is less
+  evaluation=full     which metrics (fast, full, inception); evaluation.metrics=[frechet,manifold] and other keys
+  seed=null           of the latents; null: the run's, as in its own evaluations
+  device=cpu          cpu or gpu
+  out=FILE.json       where the result is written (run: DIR/evaluations/ by default)
+
+Each figure stands beside its floor: the score of as many other real samples.
+
+Examples:
+  gan-lab evaluate run=latest weights=best
+  gan-lab evaluate run=latest num=2000 evaluation=fast
+  gan-lab evaluate images=fakes.npz dataset=fashion_mnist"""

@@ -9,6 +9,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from gan_lab.evaluation import card_id
 from gan_lab.files import replacing
 
 WALL_TIME_COLUMNS = ("wall_seconds", "images_per_second")
@@ -57,6 +58,12 @@ class MetricsCSV(Logger):
         self._row |= row
 
     @rank_zero_only
+    def log_card(self, card: dict[str, Any], step: int) -> None:
+        """The short name of the card that the row's scores carry; run.json has the whole."""
+        assert self._row["images_seen"] == str(step)
+        self._row["card"] = card_id(card)
+
+    @rank_zero_only
     def save(self) -> None:
         """Writes the row that is being filled."""
         if not self._row:
@@ -90,6 +97,15 @@ class TensorBoard(TensorBoardLogger):
         if start_images > 0:
             options["purge_step"] = start_images + 1
         super().__init__(run_dir, name="tensorboard", version="", default_hp_metric=False, **options)
+        self._cards: set[str] = set()
+
+    @rank_zero_only
+    def log_card(self, card: dict[str, Any], step: int) -> None:
+        """How the scores were measured, as a text, once."""
+        if card_id(card) not in self._cards:
+            self._cards.add(card_id(card))
+            lines = "\n".join(f"| {key} | {value} |" for key, value in card.items())
+            self.experiment.add_text("card", f"| | {card_id(card)} |\n|---|---|\n{lines}", step)
 
     @rank_zero_only
     def save(self) -> None:

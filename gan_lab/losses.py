@@ -7,6 +7,7 @@ minimised, each by its player; the caller takes the mean over the batch.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
@@ -15,11 +16,21 @@ class AdversarialLoss(NamedTuple):
     """What each player minimises.
 
     discriminator: (real_logits (N,), fake_logits (N,)) -> (N,).
-    generator: fake_logits (N,) -> (N,).
+    generator: fake_logits (N,) -> (N,); (real_logits, fake_logits) -> (N,) where `generator_sees_real`.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
-    generator: Callable[[Tensor], Tensor]
+    generator: Callable[..., Tensor]
+    generator_sees_real: bool = False
+
+
+def blind_loss(loss: AdversarialLoss) -> float:
+    """D's loss when it gives every sample the same logit, the best one: 2 log 2 (vanilla), 1/4 (lsgan), 2 (hinge), ...
+
+    The best constant in [-2, 2], to 0.01. Wasserstein and its kind give 0: there is no such level.
+    """
+    logits = torch.linspace(-2, 2, 401, dtype=torch.float64)
+    return loss.discriminator(logits, logits).min().item()
 
 
 def _same_shape(real_logits: Tensor, fake_logits: Tensor) -> None:
@@ -89,3 +100,21 @@ def wasserstein() -> AdversarialLoss:
         return fake_logits - real_logits
 
     return AdversarialLoss(discriminator, lambda fake_logits: -fake_logits)
+
+
+def relativistic() -> AdversarialLoss:
+    """The relativistic pairing loss (Jolicoeur-Martineau 2019, RpGAN with the non-saturating cross-entropy).
+
+    L_D = softplus(-(r - f)), L_G = softplus(-(f - r)), sample by sample: D only says which of a pair is more real. At
+    r = f both are log 2. With R1 and R2 it converges locally (Huang et al. 2024, R3GAN).
+    """
+
+    def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        _same_shape(real_logits, fake_logits)
+        return softplus(fake_logits - real_logits)
+
+    def generator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        _same_shape(real_logits, fake_logits)
+        return softplus(real_logits - fake_logits)
+
+    return AdversarialLoss(discriminator, generator, generator_sees_real=True)

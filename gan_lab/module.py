@@ -83,9 +83,13 @@ class GAN(LightningModule):
 
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
+        self.stop_asked = False  # by a callback of this process; `Stop` makes all processes agree
         self.out_of_time = False  # set when budget_seconds are used up, by all processes after the same cycle
         self.wall_seconds = 0.0  # training time, over all sittings
+        self.setup_seconds = 0.0  # of this sitting, spent on what later runs will not do again: no training time
         self.latest_metrics: dict[str, float] = {}  # the last value of each metric that was written
+        self.published: dict[str, float] = {}  # the metrics that were written after the last cycle
+        self.lr_scale = 1.0  # what roll-backs have multiplied the learning rates by
         self.measure_gradients = False  # set for the cycles at whose end metrics are written
         self.gradient_norms: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
@@ -117,6 +121,7 @@ class GAN(LightningModule):
 
     def training_step(self, real: Tensor, batch_idx: int) -> None:
         self.images_before = self.images_seen
+        self.published = {}
         self.streams.seed_layers(self.images_seen * self.world_size + self.rank)
         alternating(self, real)
         images = self.images_seen - self.images_before
@@ -175,7 +180,7 @@ class GAN(LightningModule):
         return torch.stack(values).sum()
 
     def lr_factor(self) -> float:
-        return lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)
+        return self.lr_scale * lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)
 
     # ------------------------------------------------------------------ what was recorded
 
@@ -201,6 +206,15 @@ class GAN(LightningModule):
         metrics |= {name: float(norm) for name, norm in self.gradient_norms.items()}
         self._sums, self._counts, self.gradient_norms = {}, {}, {}
         return metrics
+
+    def publish(self, loggers: Sequence[Any], metrics: dict[str, float], card: dict[str, Any] | None = None) -> None:
+        """Hands metrics to every logger, at the images seen; `card` says how they were measured."""
+        self.latest_metrics |= metrics
+        self.published |= metrics
+        for logger in loggers:
+            logger.log_metrics(metrics, step=self.images_seen)
+            if card is not None and hasattr(logger, "log_card"):
+                logger.log_card(card, step=self.images_seen)
 
     def due(self, every_images: float | None) -> bool:
         """Whether the cycle just done crossed a multiple of `every_images`, or was the run's last."""

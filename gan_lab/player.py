@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from gan_lab.module import GAN
 
 
+class NonFinite(RunError):
+    """A player's loss is infinite or not a number."""
+
+
 class Player:
     """Gradients, their averaging over processes, clipping, the finite-loss guard and the optimizer step of one player.
 
@@ -49,7 +53,7 @@ class Player:
             self._refuse(float("nan"), gan)
 
     def _refuse(self, value: float, gan: GAN) -> None:
-        raise RunError(
+        raise NonFinite(
             f"the {self.name}'s loss became {value} at {gan.images_seen:,} images "
             f"(D step {gan.d_steps:,}, G step {gan.g_steps:,}); its weights were not updated with it. "
             f"Lower optimizer.{self.name}.lr, set optimizer.clip_norm.{self.name}, or try another loss"

@@ -1,4 +1,4 @@
-"""The verbs: train, resume and sample, each the whole story on one screen."""
+"""The verbs train and resume, each the whole story on one screen."""
 
 import logging
 import math
@@ -14,16 +14,21 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from gan_lab import config as configuration
 from gan_lab.callbacks.base import Callback
-from gan_lab.callbacks.checkpoint import Checkpoint, last_checkpoint
+from gan_lab.callbacks.checkpoint import Checkpoint, last_checkpoint, read_best_score, write_best
+from gan_lab.callbacks.evaluation import Evaluate
+from gan_lab.callbacks.health import Health, RollBack
 from gan_lab.callbacks.hyperparameters import Hyperparameters
 from gan_lab.callbacks.stop import Interrupted, Stop, terminable
 from gan_lab.config import RunConfig
 from gan_lab.data.batches import RealData
 from gan_lab.errors import RunError
+from gan_lab.evaluation import card_id
 from gan_lab.files import read_checkpoint, write_checkpoint
+from gan_lab.health import Finding
 from gan_lab.launch import PlayerwiseDDP, run_processes
 from gan_lab.logs import quieten_lightning
 from gan_lab.module import GAN
+from gan_lab.player import NonFinite
 from gan_lab.record import RunRecord, machine, now
 
 log = logging.getLogger(__name__)
@@ -90,7 +95,21 @@ def start(config: RunConfig, record: RunRecord) -> float | None:
 
 
 def fit(config: RunConfig, run_dir: Path) -> float | None:
-    """Builds everything, trains from the last checkpoint or from the start, and returns the objective."""
+    """Trains from the last checkpoint or from the start, and returns the objective; rolls back where that was asked."""
+    while True:
+        try:
+            return fit_once(config, run_dir)
+        except RollBack as problem:
+            record = RunRecord.load(run_dir)
+            path = last_checkpoint(run_dir)
+            images = read_checkpoint(path)["counters"]["images_seen"] if path.exists() else 0
+            done = {"at": now(), "to_images": images, "because": str(problem)}
+            record.update(roll_backs=[*record.content.get("roll_backs", []), done])
+            log.warning(f"rolled back to {images:,} images, with lower learning rates")
+
+
+def fit_once(config: RunConfig, run_dir: Path) -> float | None:
+    """Builds everything and trains until the budget is used up, a signal comes, or the health watch ends it."""
     quieten_lightning()
     threads = config.accelerator.num_threads
     if threads is None and config.accelerator.num_processes > 1:
@@ -101,7 +120,7 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
     data = configuration.build_data(config)
     sample_shape = tuple(data.samples.shape[1:])
     gan = configuration.build_gan(config, sample_shape)
-    load_state(gan, run_dir)
+    checkpoint = load_state(gan, run_dir)
     start_images = gan.images_seen
 
     stop = Stop()
@@ -125,23 +144,45 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
         use_distributed_sampler=False,
     )
     run_record = RunRecord.load(run_dir)
+    about = {
+        "model": configuration.asdict(config.model),
+        "seed": config.seed,
+        "sample_shape": list(sample_shape),
+        "modes": data.modes,
+        "mode_std": data.mode_std,
+    }
+    health = next((callback for callback in own if isinstance(callback, Health)), None)
 
     def save(gan: GAN) -> None:
-        content = {
-            "format": "gan_lab checkpoint 1",
-            "model": configuration.asdict(config.model),
-            "seed": config.seed,
-            "sample_shape": list(sample_shape),
-            "modes": data.modes,
-            "mode_std": data.mode_std,
-            **gan.state(),
-        }
-        write_checkpoint(last_checkpoint(run_dir), content)
-        run_record.update(**progress(gan))
+        if health is None or health.keeps_checkpoints:
+            memory = None if health is None else health.watch.state()
+            write_checkpoint(last_checkpoint(run_dir), {**about, "health": memory, **gan.state()})
+            run_record.update(**progress(gan))
+
+    def keep_best(gan: GAN, score: dict[str, Any]) -> None:
+        write_best(run_dir, about, gan, score)
+        run_record.update(best={key: value for key, value in score.items() if key != "card"})
+
+    def record_finding(finding: Finding) -> None:
+        run_record.update(health=[*run_record.content.get("health", []), finding._asdict()])
+
+    def record_card(card: dict[str, Any]) -> None:
+        cards = run_record.content.get("cards", {})
+        if card_id(card) not in cards:
+            run_record.update(cards={**cards, card_id(card): card})
 
     for callback in own:
         if isinstance(callback, Checkpoint):
             callback.write = save
+        elif isinstance(callback, Evaluate):
+            callback.record_card = record_card
+            callback.objective = configuration.deciding_metric(config)
+            callback.keep, callback.best = keep_best, read_best_score(run_dir)
+    if health is not None:
+        health.objective, health.record = configuration.deciding_metric(config), record_finding
+        health.memory = None if checkpoint is None else checkpoint["health"]
+        health.num_roll_backs = len(run_record.content.get("roll_backs", []))
+        gan.lr_scale = health.lr_factor**health.num_roll_backs
     if trainer.is_global_zero:
         run_record.update(machine=machine(trainer.strategy.root_device))
 
@@ -151,21 +192,30 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
         num_batches=config.loss.num_discriminator_steps,
         seed=config.seed,
         device_gib=config.accelerator.data_gib,
+        split=configuration.split_of(config),
+        make_held_out=lambda: configuration.build_held_out(config),
     )
     if gan.finished:
         log.info(
             f"the budget is used up after {gan.images_seen:,} images; raise budget.kimg or budget.minutes to go on"
         )
     else:
-        trainer.fit(gan, datamodule)
+        try:
+            trainer.fit(gan, datamodule)
+        except NonFinite as error:
+            if health is not None:
+                health.on_non_finite(error, trainer, gan)
+            raise
     if stop.signal_number is not None:
         log.info(f"stopped at {gan.images_seen:,} images; continue with: gan-lab resume run={run_dir}")
         raise Interrupted(stop.signal_number)
+    if health is not None and health.asked_to_stop is not None:
+        raise RunError(f"stopped by the health watch at {gan.images_seen:,} images: {health.asked_to_stop.message}")
 
     if trainer.is_global_zero:
         metrics = gan.latest_metrics or run_record.content.get("metrics", {})
         run_record.update(status="finished", ended=now(), metrics=metrics)
-    return objective_of(config, run_record.content.get("metrics", {}))
+    return objective_of(config, run_record.content)
 
 
 class Hooks(LightningCallback):
@@ -218,11 +268,11 @@ def placement(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def load_state(gan: GAN, run_dir: Path) -> None:
-    """Puts the last checkpoint's state into `gan`, if there is one yet."""
+def load_state(gan: GAN, run_dir: Path) -> dict[str, Any] | None:
+    """Puts the last checkpoint's state into `gan` and returns the checkpoint, if there is one yet."""
     path = last_checkpoint(run_dir)
     if not path.exists():
-        return
+        return None
     state = read_checkpoint(path)
     try:
         gan.load_state(state)
@@ -232,12 +282,18 @@ def load_state(gan: GAN, run_dir: Path) -> None:
             f"{path} is the checkpoint of another model than the configuration describes: {first} "
             "Undo the changes to model.* and dataset.*, or start a new run"
         ) from error
+    return state
 
 
-def objective_of(config: RunConfig, metrics: dict[str, float]) -> float | None:
-    """The final value of the metric named by `objective`."""
-    if config.objective is None:
+def objective_of(config: RunConfig, record: dict[str, Any]) -> float | None:
+    """The value of the metric named by `objective`: the best generator's where it was evaluated, else the last."""
+    name = configuration.deciding_metric(config)
+    if name is None:
         return None
-    value = metrics.get(config.objective, math.nan)
-    log.info(f"{config.objective}: {value:.5g}")
+    best = record.get("best", {})
+    if best.get("metric") == name:
+        log.info(f"best {name}: {best['value']:.5g}, at {best['images_seen']:,} images (checkpoints/best.ckpt)")
+        return best["value"]
+    value = record.get("metrics", {}).get(name, math.nan)
+    log.info(f"{name}: {value:.5g}")
     return value

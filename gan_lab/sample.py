@@ -12,15 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gan_lab import config as configuration
-from gan_lab.callbacks.checkpoint import last_checkpoint
 from gan_lab.constraints import NonNegativeInt, PositiveInt
-from gan_lab.errors import ConfigError, RunError
-from gan_lab.files import read_checkpoint, replacing
+from gan_lab.errors import ConfigError
+from gan_lab.files import replacing
 from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
 from gan_lab.record import find_run
 from gan_lab.sampling import generate, interpolate, latents_of
 from gan_lab.streams import Streams
+from gan_lab.trained import SavedWeights, device_of, trained_generator
 
 MOST_IN_A_GRID = 10_000
 
@@ -32,7 +31,7 @@ class Sampling:
     run: str
     out: str
     num: PositiveInt = 64
-    weights: Literal["ema", "raw"] = "ema"
+    weights: SavedWeights = "ema"
     seed: NonNegativeInt = 0
     columns: PositiveInt | None = None
     batch_size: PositiveInt = 256
@@ -43,18 +42,9 @@ class Sampling:
 
 def sample(request: Sampling) -> Path:
     """Draws from a run's generator and returns the path written. Nothing is left there unless it is complete."""
-    checkpoint = last_checkpoint(find_run(request.run))
-    state = read_checkpoint(checkpoint)
-    model = configuration.check_against(configuration.Model, state["model"])
-    if request.device == "gpu" and not torch.cuda.is_available():
-        raise ConfigError("device=gpu: torch sees no GPU on this machine; use device=cpu")
-    device = torch.device("cuda" if request.device == "gpu" else "cpu")
-    generator = configuration.build_generator(model, tuple(state["sample_shape"])).to(device)
-    try:
-        generator.load_state_dict(state["generator_ema" if request.weights == "ema" else "generator"])
-    except RuntimeError as error:
-        raise RunError(f"{checkpoint} was made by another version of model.generator: {error}") from error
-
+    device = device_of(request.device)
+    trained = trained_generator(find_run(request.run), request.weights, device)
+    generator, model, state = trained.generator, trained.model, trained.content
     streams = Streams(request.seed, device)
     out = Path(request.out)
     num = request.num

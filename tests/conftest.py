@@ -2,8 +2,10 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,10 @@ import torch
 
 from gan_lab.loggers import WALL_TIME_COLUMNS
 
+# One cache of extractors for all tests of a session, in all its processes; and one thread for what they train.
+SESSION = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+os.environ["GAN_LAB_CACHE"] = str(Path(tempfile.gettempdir(), f"gan_lab-tests-{SESSION}"))
+
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["model.width=16", "model.depth=1", "model.latent_dim=8", "batch_size=32", "budget.kimg=2"]
 """Overrides that make a run of model=mlp take a second."""
@@ -20,6 +26,13 @@ TINY = ["model.width=16", "model.depth=1", "model.latent_dim=8", "batch_size=32"
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "gan_lab", *arguments]
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):  # the last process to end
+        uid = getattr(session.config.pluginmanager.get_plugin("dsession"), "nodemanager", None)
+        name = SESSION if uid is None else uid.testrunuid
+        shutil.rmtree(Path(tempfile.gettempdir(), f"gan_lab-tests-{name}"), ignore_errors=True)
 
 
 @pytest.fixture

@@ -193,8 +193,8 @@ class Run(NamedTuple):
 
     @property
     def directory(self) -> Path:
-        (directory,) = self.cwd.glob("outputs/*/*")
-        return directory
+        (record,) = self.cwd.glob("outputs/*/*/run.json")
+        return record.parent
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +221,7 @@ def test_run_directory(run: Run) -> None:
         ".hydra/hydra.yaml",
         ".hydra/overrides.yaml",
         ".hydra/resolved.yaml",
+        "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
         "metrics.csv",
         "run.json",
@@ -246,8 +247,12 @@ def test_plain_progress_lines_off_a_terminal(run: Run) -> None:
     progress = [match for line in lines if (match := re.fullmatch(pattern, line))]
     assert [int(match[1]) for match in progress] == [25, 50, 75, 100]
     assert progress[-1][3]
-    assert re.fullmatch(r"sliced_wasserstein: \d+\.\d+(e-\d+)?", lines[-1])
-    assert len(lines) == 7  # and no warning
+    score = r"64 images: fd \d+\.?\d* \(floor \d+\.\d+, \d+\.\d\dx\), precision .*"
+    score += r"\(cnn [0-9a-f]{12}, 32 ema fakes against 32 train\)"
+    assert [bool(re.fullmatch(score, line)) for line in lines] == [False] * (len(lines) - 3) + [True, False, False]
+    assert re.fullmatch(r"best fd: \d+\.?\d*, at 64 images \(checkpoints/best.ckpt\)", lines[-1])
+    made_now = [line for line in lines if "feature extractor" in line]  # by the first test that needs it
+    assert len(lines) - len(made_now) == 8  # and no warning
     assert "\r" not in run.process.stderr
     assert "\x1b" not in run.process.stderr
     log = (run.directory / "run.log").read_text().splitlines()
@@ -258,7 +263,7 @@ def test_run_json(run: Run) -> None:
     record = record_of(run.directory)
     assert list(record) == [
         *("status", "name", "seed", "started", "command", "versions", "git", "images_seen", "d_steps", "g_steps"),
-        *("wall_seconds", "images_per_second", "resumed", "error", "machine", "ended", "metrics"),
+        *("wall_seconds", "images_per_second", "resumed", "error", "machine", "cards", "best", "ended", "metrics"),
     ]
     assert (record["status"], record["error"], record["resumed"]) == ("finished", None, [])
     assert (record["name"], record["seed"]) == ("digits-mlp-vanilla", 0)
@@ -274,18 +279,30 @@ def test_run_json(run: Run) -> None:
     assert (record["git"] or {}).get("commit") == (git.stdout.strip() if git.returncode == 0 else None)
     with (run.directory / "metrics.csv").open(newline="") as file:
         last = list(csv.DictReader(file))[-1]
+    card = last.pop("card")
     assert record["metrics"] == {name: float(value) for name, value in last.items() if name != "images_seen"}
+    assert list(record["cards"]) == [card]
+    assert record["cards"][card]["num_fake"] == record["cards"][card]["num_real"] == 32
+    best = record["best"]
+    assert (best["metric"], best["images_seen"], best["card_id"]) == ("fd", 64, card)
+    assert best["value"] == record["metrics"]["fd"] == best["scores"]["fd"]
 
 
 def test_columns_of_metrics_csv(run: Run) -> None:
     with (run.directory / "metrics.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header[0] == "images_seen"
-    assert sorted(header[1:]) == [
-        *("discriminator/accuracy", "gradient_norm/discriminator", "gradient_norm/generator", "images_per_second"),
-        *("logits/fake", "logits/real", "loss/discriminator", "loss/generator", "sliced_wasserstein"),
-        *("sliced_wasserstein/floor", "steps/discriminator", "steps/generator", "wall_seconds"),
-    ]
+    scores = ["coverage", "density", "diversity", "fd", "high_quality", "mode_kl", "modes_covered", "modes_with_5"]
+    scores += ["precision", "recall", "sliced_wasserstein"]
+    assert sorted(header[1:]) == sorted(
+        [
+            *("discriminator/accuracy", "gradient_norm/discriminator", "gradient_norm/generator", "images_per_second"),
+            *("logits/fake", "logits/real", "loss/discriminator", "loss/generator"),
+            *("steps/discriminator", "steps/generator", "wall_seconds", "discriminator/gap", "card"),
+            *scores,
+            *(f"{name}/floor" for name in scores),
+        ]
+    )
     assert [row[0] for row in rows] == ["64"]
     values = dict(zip(header, rows[0], strict=True))
     assert (values["steps/discriminator"], values["steps/generator"]) == ("4", "4")

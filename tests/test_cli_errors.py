@@ -256,7 +256,7 @@ def test_code_in_a_checkpoint_is_not_run(run: Path, verb: str, form: str, monkey
         checkpoint(run).write_bytes(pickle.dumps({"format": "gan_lab checkpoint 1", "evil": Evil()}, protocol=2))
     arguments = ["budget.kimg=1"] if verb == "resume" else ["out=a.npz"]
     found = refused(verb, "run=run", *arguments, cwd=run.parent, code=1)
-    assert found == ("run/checkpoints/last.ckpt contains pickled code and was not loaded: checkpoints hold data only")
+    assert found == ("run/checkpoints/last.ckpt contains pickled code and was not loaded: only data is read")
     assert not trace.exists()
     torch.load(checkpoint(run), weights_only=False) if form == "torch" else pickle.loads(checkpoint(run).read_bytes())
     assert trace.exists()  # the file would have done it

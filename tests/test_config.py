@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gan_lab import compose
 from gan_lab.compose import Composer, checked_overrides, parsed
-from gan_lab.config import ConfigError, RunConfig, build_gan, check, problems_of
+from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of
 
 
 @pytest.fixture(autouse=True)
@@ -327,9 +327,34 @@ def test_objective_that_is_not_measured() -> None:
     assert problems_of(composed("dataset=gaussian_ring", "objective=modes_covered")) == []
 
 
-def test_modes_are_not_measured_on_images() -> None:
-    (problem,) = refused("objective=modes_covered")
-    assert problem.startswith("objective=modes_covered is not measured by this run; ")
+def test_what_is_measured_depends_on_the_data_and_the_extractor() -> None:
+    for overrides in (
+        ["objective=modes_covered", "evaluation.extractor=random"],
+        ["objective=fd", "dataset=gaussian_ring"],
+        ["objective=fd", "evaluation.extractor=inception"],
+        ["objective=fd", "evaluation.extractor=none"],
+        ["objective=kd"],
+    ):
+        (problem,) = refused(*overrides)
+        assert problem.startswith(f"{overrides[0]} is not measured by this run; ")
+    assert problems_of(composed("evaluation=full", "objective=kd")) == []
+    assert problems_of(composed("evaluation=inception", "objective=fid")) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "decides"),
+    [
+        ([], "fd"),
+        (["evaluation=inception"], "fid"),
+        (["evaluation.extractor=none"], "sliced_wasserstein"),
+        (["dataset=gaussian_ring"], "sliced_wasserstein"),
+        (["evaluation=none"], None),
+        (["objective=null"], None),
+        (["objective=coverage"], "coverage"),
+    ],
+)
+def test_the_metric_that_decides(overrides: list[str], decides: str | None) -> None:
+    assert deciding_metric(typed(*overrides)) == decides
 
 
 def test_a_rate_for_an_optimizer_without_it_is_refused() -> None:

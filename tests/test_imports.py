@@ -8,7 +8,20 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "gan_lab"
 FRAMEWORKS = {"pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf"}
-LEAVES = ("losses", "penalties", "streams", "ema", "constraints", "errors", "names", "optimizers", "models", "metrics")
+LEAVES = (
+    "health",
+    "precision",
+    "losses",
+    "penalties",
+    "streams",
+    "ema",
+    "constraints",
+    "errors",
+    "names",
+    "optimizers",
+    "models",
+    "metrics",
+)
 MATHEMATICS = {"losses", "penalties", "models", "metrics", "optimizers", "ema", "streams", "constraints", "errors"}
 
 
@@ -156,16 +169,19 @@ def test_nothing_imports_the_command_line(name):
 
 @EVERY_MODULE
 def test_imports_point_one_way(name):
-    """cli -> run, sample -> config -> module -> procedures, data, callbacks -> the rest; never back."""
+    """cli -> run, sample, evaluate -> config -> module -> procedures, data, callbacks -> the rest; never back."""
     levels = (
         {"__main__"},
         {"cli", "helptext"},
         {"compose"},
-        {"run", "sample"},
+        {"run", "sample", "evaluate"},
+        {"trained"},
         {"launch"},
         {"config"},
         {"callbacks"},
-        {"module", "data", "loggers", "record"},
+        {"loggers"},
+        {"evaluation", "module", "record"},
+        {"data", "features"},
         {"procedures", "player", "images", "sampling", "files"},
     )
     level = {part: number for number, parts in enumerate(levels) for part in parts}

@@ -1,55 +1,165 @@
-"""Scores the averaged generator during training; training is not affected."""
+"""Scores the generator during training and keeps the best one; training is not affected."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from gan_lab.callbacks.base import Callback
-from gan_lab.callbacks.samples import draw
-from gan_lab.constraints import PositiveFloat, PositiveInt
-from gan_lab.data import as_training_input
+from gan_lab.callbacks.samples import Weights, draw
+from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
+from gan_lab.data import Data, as_training_input
+from gan_lab.evaluation import Evaluator, ExtractorName, Metric, better, card_id, in_words
+from gan_lab.features.cache import Cache
 from gan_lab.images import to_uint8
-from gan_lab.metrics.modes import mode_coverage
-from gan_lab.metrics.sliced import sliced_wasserstein
-from gan_lab.streams import stream_seed
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
     from gan_lab.module import GAN
 
+log = logging.getLogger(__name__)
+
+FEWEST_IMAGES_BETWEEN = 20_000
+IMAGES_PER_SAMPLE = 25
+"""With every_kimg=null, so many images are trained on for each sample that is scored: the cost keeps its share."""
+
+NUM_FOR_GAP = 1000
+
 
 class Evaluate(Callback):
-    """Every `every_kimg` and at the end: sliced Wasserstein distance to the data, and mode coverage for 2-D mixtures.
+    """Every `every_kimg` and at the end: `metrics` of `num_samples` fakes (see `gan_lab.evaluation`) and their floors.
 
-    `num_samples` fakes (fewer where the data set is smaller) against as many real samples, both drawn from streams of
-    their own; images are rounded to what a file would hold. Smaller is better for the distance; its floor, real against
-    real, is written as `sliced_wasserstein/floor`.
+    every_kimg: null is 25 images for each sample scored, at least 20 kimg. weights: which generator, ema or raw.
+    metrics: from frechet, kernel, manifold, sliced_wasserstein, feature_sliced_wasserstein, class_score, modes,
+    memorisation, diversity. extractor: auto (cnn for labelled images, else random), cnn, random, inception or none.
+    inception_weights: a local file for extractor=inception; null downloads it. cache_dir: for extractors and real
+    statistics, shared by all runs. seed: of the reference, not of the run.
+    Fakes come from a stream of their own and are rounded to uint8. The best generator by the run's objective is kept.
     """
 
-    def __init__(self, *, every_kimg: PositiveFloat = 20.0, num_samples: PositiveInt = 2500):
-        self.every_images = every_kimg * 1000
+    def __init__(
+        self,
+        *,
+        metrics: list[Metric],
+        every_kimg: PositiveFloat | None = None,
+        num_samples: PositiveInt = 10_000,
+        weights: Weights = "ema",
+        extractor: ExtractorName = "auto",
+        inception_weights: str | None = None,
+        cache_dir: str = "outputs/cache",
+        seed: NonNegativeInt = 0,
+    ):
+        self.metrics = metrics
+        self.every_images = None if every_kimg is None else every_kimg * 1000
         self.num_samples = num_samples
+        self.weights: Weights = weights
+        self.extractor: ExtractorName = extractor
+        self.inception_weights = inception_weights
+        self.cache_dir = cache_dir
+        self.seed = seed
+        self.objective: str | None = None  # this and the next three are set by the run
+        self.best: dict[str, Any] | None = None
+        self.keep: Callable[[GAN, dict[str, Any]], None] = lambda gan, score: None
+        self.record_card: Callable[[dict[str, Any]], None] = lambda card: None
+        self._evaluator: Evaluator | None = None
+
+    def evaluator(
+        self,
+        data: Data,
+        held_out: Data | None,
+        split: str | None,
+        device: torch.device | str,
+        num_samples: int | None = None,
+    ) -> Evaluator:
+        """What scores samples with these settings, against a data set."""
+        return Evaluator(
+            data,
+            held_out,
+            tuple(self.metrics),
+            Cache(Path(self.cache_dir)),
+            num_samples=num_samples or self.num_samples,
+            extractor_name=self.extractor,
+            inception_weights=self.inception_weights,
+            split=split,
+            seed=self.seed,
+            device=device,
+        )
+
+    def on_start(self, trainer: Trainer, gan: GAN) -> None:
+        if self.every_images is None:
+            data = trainer.datamodule.data  # type: ignore[attr-defined]
+            num = self.evaluator(data, None, None, "cpu").num
+            self.every_images = max(FEWEST_IMAGES_BETWEEN, IMAGES_PER_SAMPLE * num)
 
     def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
         if not gan.due(self.every_images) or not trainer.is_global_zero:
             return
-        data = trainer.datamodule.data  # type: ignore[attr-defined]
-        num = min(self.num_samples, len(data.samples) // 2)
-        generator = torch.Generator().manual_seed(stream_seed(gan.seed, "evaluation"))
-        chosen = torch.randperm(len(data.samples), generator=generator)
-        real, more_real = (as_training_input(data.samples[part]) for part in (chosen[:num], chosen[num : 2 * num]))
-        fake = draw(gan, num, "noise/evaluation")
-        if fake.ndim == 4:
-            fake = as_training_input(to_uint8(fake))
-        metrics = {
-            "sliced_wasserstein": sliced_wasserstein(real, fake),
-            "sliced_wasserstein/floor": sliced_wasserstein(real, more_real),
-        }
-        if data.modes is not None:
-            metrics |= mode_coverage(draw(gan, 2500, "noise/samples"), data.modes, data.mode_std)
-        gan.latest_metrics |= metrics
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=gan.images_seen)
+        if self._evaluator is None:
+            before = time.monotonic()
+            module: Any = trainer.datamodule  # type: ignore[attr-defined]
+            self._evaluator = self.evaluator(module.data, module.held_out, module.split, gan.device)
+            self._evaluator.prepare()
+            gan.setup_seconds += time.monotonic() - before
+        evaluator = self._evaluator
+        floor = evaluator.floor
+        fake = scored_samples(gan, evaluator, self.weights)
+        scores = evaluator.score(fake)
+        card = {**evaluator.card, "weights": self.weights, "noise_seed": gan.seed}
+        metrics = scores | {f"{name}/floor": value for name, value in floor.items()}
+        if evaluator.held_out is not None:
+            metrics["discriminator/gap"] = discriminator_gap(gan, evaluator.data, evaluator.held_out, fake)
+        name = "points" if evaluator.extractor is None else f"{evaluator.extractor.name} {evaluator.extractor.hash}"
+        log.info(
+            f"{gan.images_seen:,} images: {in_words(scores, floor)} "
+            f"({name}, {evaluator.num:,} {self.weights} fakes against {evaluator.num:,} {evaluator.split or 'real'})"
+        )
+        gan.publish(trainer.loggers, metrics, card)
+        self.record_card(card)
+        self._keep_if_best(gan, scores, card)
+
+    def _keep_if_best(self, gan: GAN, scores: dict[str, float], card: dict[str, Any]) -> None:
+        if self.objective not in scores:
+            return
+        value, best = scores[self.objective], self.best
+        comparable = best is not None and (best["metric"], best["card_id"]) == (self.objective, card_id(card))
+        if best is None or not comparable or better(self.objective, value, best["value"]):
+            self.best = {
+                "metric": self.objective,
+                "value": value,
+                "images_seen": gan.images_seen,
+                "weights": self.weights,
+                "card_id": card_id(card),
+                "scores": scores,
+                "card": card,
+            }
+            self.keep(gan, self.best)
+
+
+def scored_samples(gan: GAN, evaluator: Evaluator, weights: Weights) -> Tensor:
+    """The fakes that are scored: images as a file would hold them (uint8), points as they are."""
+    fake = draw(gan, evaluator.num, "noise/evaluation", weights)
+    return to_uint8(fake) if fake.ndim == 4 else fake
+
+
+@torch.no_grad()
+def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor) -> float:
+    """(mean logit on train - on held-out reals) / (on train - on fakes): 0 for a D that generalises, 1 for one that
+    takes what it has not seen for fake (the overfitting measure r_v of Karras et al. 2020, ADA, equation 1)."""
+    network = gan.discriminator
+    was_training = network.training
+    network.eval()
+    means = []
+    for samples in (train.samples, held_out.samples, fake):
+        chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:NUM_FOR_GAP]
+        batch = as_training_input(samples[chosen]).to(gan.device)
+        means.append(torch.cat([network(part).float() for part in batch.split(256)]).double().mean().item())
+    network.train(was_training)
+    on_train, on_held_out, on_fake = means
+    return (on_train - on_held_out) / (on_train - on_fake) if on_train > on_fake else 0.0

@@ -41,6 +41,4 @@ class LogMetrics(Callback):
         metrics["wall_seconds"] = gan.wall_seconds
         metrics["steps/generator"], metrics["steps/discriminator"] = gan.g_steps, gan.d_steps
         self._time, self._images = now, gan.images_seen
-        gan.latest_metrics |= metrics
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=gan.images_seen)
+        gan.publish(trainer.loggers, metrics)

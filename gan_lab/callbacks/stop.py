@@ -1,4 +1,4 @@
-"""Ends training: budget used up, or asked to stop by a signal."""
+"""Ends training: budget used up, or asked to stop by a signal or a callback."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ class Stop(Callback):
         self.signal_number: int | None = None
         self._previous: dict[int, Any] = {}
 
-    def _seconds(self) -> float:
+    def _seconds(self, gan: GAN) -> float:
         """Training time of the run so far, over all its sittings."""
-        return self._seconds_before + time.monotonic() - self._started
+        return self._seconds_before + time.monotonic() - self._started - gan.setup_seconds
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal_number is not None and number == signal.SIGINT:
@@ -77,18 +77,18 @@ class Stop(Callback):
             trainer.should_stop = True
 
     def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
-        gan.wall_seconds = self._seconds()
+        gan.wall_seconds = self._seconds(gan)
         out_of_time = gan.budget_seconds is not None and gan.wall_seconds >= gan.budget_seconds
-        stop = self.signal_number or 0
+        stop, asked = self.signal_number or 0, gan.stop_asked
         if trainer.world_size > 1:
             if not gan.due(self.agree_every_images):
                 return
-            agreed = torch.tensor([float(out_of_time), float(stop)], device=gan.device)
+            agreed = torch.tensor([float(out_of_time), float(stop), float(asked)], device=gan.device)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)
-            out_of_time, stop = bool(agreed[0]), int(agreed[1])
+            out_of_time, stop, asked = bool(agreed[0]), int(agreed[1]), bool(agreed[2])
             self.signal_number = stop or None
         gan.out_of_time = out_of_time
-        if stop or gan.finished:
+        if stop or asked or gan.finished:
             trainer.should_stop = True
 
     def restore(self) -> None:

@@ -19,6 +19,8 @@ class Data(NamedTuple):
     classes: the names of the labels in order; None where there are no labels.
     modes: float32 (M, 2), the true centres of a 2-D mixture, so that a label is an index into it; else None.
     mode_std: the standard deviation of each mode along each axis; None without ``modes``.
+    parts: of stacked images, the base set whose pictures are the channels; a label's decimal digits are the channels'
+        labels. Else None.
     """
 
     samples: Tensor
@@ -26,6 +28,7 @@ class Data(NamedTuple):
     classes: tuple[str, ...] | None
     modes: Tensor | None = None
     mode_std: float | None = None
+    parts: "Data | None" = None
 
 
 def as_training_input(samples: Tensor) -> Tensor:

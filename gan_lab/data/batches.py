@@ -1,6 +1,7 @@
 """Real batches by counter: the data set as one tensor, gathered by index, in an order that needs no state."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import cast
 
 import torch
@@ -77,15 +78,35 @@ class RealBatches:
 
 
 class RealData(LightningDataModule):
-    """The one DataModule: any `Data`, served in real batches that start where the module's counter stands."""
+    """The one DataModule: any `Data`, served in real batches that start where the module's counter stands.
 
-    def __init__(self, data: Data, *, batch_size: int, num_batches: int, seed: int, device_gib: float):
+    split: what part of the data set it is, by name; make_held_out: gets samples that are never trained on, when asked.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        device_gib: float,
+        split: str | None = None,
+        make_held_out: Callable[[], Data | None] = lambda: None,
+    ):
         super().__init__()
         self.data = data
+        self.split = split
+        self._make_held_out = make_held_out
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.seed = seed
         self.device_bytes = int(device_gib * 2**30)
+
+    @cached_property
+    def held_out(self) -> Data | None:
+        """Samples that are never trained on, for evaluation; None where there are none."""
+        return self._make_held_out()
 
     def train_dataloader(self) -> RealBatches:
         assert self.trainer is not None

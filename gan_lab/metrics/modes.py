@@ -1,4 +1,4 @@
-"""Mode coverage of two-dimensional mixtures with known centres (the protocol of VEEGAN and PacGAN)."""
+"""Mode coverage: of mixtures with known centres, of classes (the protocols of VEEGAN and PacGAN)."""
 
 import torch
 from torch import Tensor
@@ -21,3 +21,26 @@ def mode_coverage(points: Tensor, modes: Tensor, std: float) -> dict[str, float]
         "high_quality": len(good) / len(points),
         "mode_kl": kl,
     }
+
+
+def class_coverage(classes: Tensor, num_modes: int, *, confidence: Tensor | None = None) -> dict[str, float]:
+    """How well samples of these classes (N,), int64 in [0, num_modes), cover the modes, one a class.
+
+    modes_covered, modes_with_5: modes with at least one, at least 5 samples (a classifier's errors reach a mode that
+    is missing, but seldom 5 times); mode_kl: KL divergence in nats of the samples' distribution over the modes from the
+    uniform one, in [0, ln num_modes], about (num_modes - 1) / (2 N) for a perfect sampler (inf without any sample).
+    high_quality, with the classifier's confidence (N,) only: share of samples with a confidence above 0.9.
+    Stacked MNIST has 1000 modes and 26,000 samples. Srivastava et al. 2017; Lin et al. 2018.
+    """
+    counts = torch.bincount(classes, minlength=num_modes)
+    if len(counts) > num_modes:
+        raise ValueError(f"classes must be below num_modes = {num_modes}: got {len(counts) - 1}")
+    share = counts.double() / max(len(classes), 1)
+    result = {
+        "modes_covered": float((counts > 0).sum()),
+        "modes_with_5": float((counts >= 5).sum()),
+        "mode_kl": torch.xlogy(share, share * num_modes).sum().item() if len(classes) else float("inf"),
+    }
+    if confidence is not None:
+        result["high_quality"] = (confidence > 0.9).double().mean().item()
+    return result

@@ -18,7 +18,7 @@ def alternating(gan: GAN, real: Tensor) -> None:
     """
     for batch in real.chunk(gan.num_discriminator_steps):
         update_discriminator(gan, batch)
-    update_generator(gan)
+    update_generator(gan, batch)
 
 
 def update_discriminator(gan: GAN, real: Tensor) -> None:
@@ -44,12 +44,19 @@ def update_discriminator(gan: GAN, real: Tensor) -> None:
     gan.images_seen += gan.batch_size
 
 
-def update_generator(gan: GAN) -> None:
-    """One step of G; D only passes the gradient on: backward() is asked for G's gradients alone."""
+def update_generator(gan: GAN, real: Tensor) -> None:
+    """One step of G; D only passes the gradient on: backward() is asked for G's gradients alone.
+
+    real: a batch for the losses that compare fakes with it; the latents are new, so pairs are independent.
+    """
     latents = gan.draw_latents("noise/generator", gan.g_steps)
     for part in gan.parts():
+        seen: tuple[Tensor, ...] = ()
+        if gan.adversarial_loss.generator_sees_real:
+            with torch.no_grad():
+                seen = gan.judge(real[part])
         (fake_logits,) = gan.judge(gan.generate(latents[part]))
-        loss = gan.adversarial_loss.generator(fake_logits).mean()
+        loss = gan.adversarial_loss.generator(*seen, fake_logits).mean()
         gan.generator_player.backward(loss, gan)
         gan.record("loss/generator", loss)
     gan.generator_player.step(gan)

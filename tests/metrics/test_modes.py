@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gan_lab.data.points import gaussian_grid, gaussian_ring
-from gan_lab.metrics.modes import mode_coverage
+from gan_lab.metrics.modes import class_coverage, mode_coverage
 
 SQUARE = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 
@@ -81,3 +81,61 @@ def test_other_dimensions_work():
     modes = torch.eye(5)
 
     assert mode_coverage(modes + 0.01, modes, 0.1)["modes_covered"] == 5
+
+
+def test_classes_counted_by_hand():
+    classes = torch.tensor([0] * 5 + [1] * 4 + [3] * 7)
+    result = class_coverage(classes, 5)
+    expected = sum(count / 16 * math.log(count / 16 * 5) for count in (5, 4, 7))
+
+    assert result == {"modes_covered": 3, "modes_with_5": 2, "mode_kl": pytest.approx(expected, rel=1e-14)}
+
+
+def test_equal_classes_have_no_divergence_and_one_class_has_all():
+    assert class_coverage(torch.arange(8).repeat(5), 8) == {"modes_covered": 8, "modes_with_5": 8, "mode_kl": 0}
+    assert class_coverage(torch.full((5,), 7), 8) == {
+        "modes_covered": 1,
+        "modes_with_5": 1,
+        "mode_kl": pytest.approx(math.log(8), rel=1e-14),
+    }
+
+
+def test_high_quality_is_a_confidence_above_nine_tenths():
+    classes = torch.tensor([0, 0, 1, 1])
+    confidence = torch.tensor([0.95, 0.9, math.nan, 1.0], dtype=torch.float64)
+
+    assert class_coverage(classes, 2, confidence=confidence)["high_quality"] == 0.5
+    assert "high_quality" not in class_coverage(classes, 2)
+
+
+def test_a_perfect_sampler_has_the_stated_divergence():
+    """2 N KL is chi-squared with K - 1 degrees of freedom: its relative standard deviation is sqrt(2 / (K - 1))."""
+    modes, count, draws = 20, 2000, 200
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(modes, (draws, count), generator=generator)
+    mean = sum(class_coverage(row, modes)["mode_kl"] for row in drawn) / draws
+    floor = (modes - 1) / (2 * count)
+
+    # the next order of the expansion, K / (6 N) of the floor, is 0.2 %
+    assert abs(mean - floor) < 4 * floor * math.sqrt(2 / (modes - 1) / draws) + 0.002 * floor
+
+
+def test_a_perfect_sampler_of_stacked_mnist():
+    """26,000 samples over 1000 modes: counts are Poisson(26), and P(count < 5) is 2e-7."""
+    classes = torch.randint(1000, (26_000,), generator=torch.Generator().manual_seed(0))
+    result = class_coverage(classes, 1000)
+
+    assert result["modes_covered"] == result["modes_with_5"] == 1000
+    # 999 / 52,000 = 0.0192, relative standard deviation sqrt(2 / 999), next order K / (6 N) = 0.6 %
+    assert abs(result["mode_kl"] - 999 / 52_000) < 999 / 52_000 * (4 * math.sqrt(2 / 999) + 0.01)
+
+
+def test_no_sample_covers_nothing():
+    result = class_coverage(torch.zeros(0, dtype=torch.int64), 3)
+
+    assert result == {"modes_covered": 0, "modes_with_5": 0, "mode_kl": math.inf}
+
+
+def test_a_class_beyond_the_modes_is_refused():
+    with pytest.raises(ValueError, match="below num_modes = 3: got 3"):
+        class_coverage(torch.tensor([0, 3]), 3)

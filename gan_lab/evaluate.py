@@ -1,0 +1,171 @@
+"""`gan-lab evaluate`: scores a trained run, or images made by any other program, against a data set."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gan_lab import config as configuration
+from gan_lab.config import RunConfig
+from gan_lab.constraints import NonNegativeInt, PositiveInt
+from gan_lab.data import Data
+from gan_lab.data.image_folder import image_folder
+from gan_lab.data.resize import resize_images
+from gan_lab.errors import ConfigError, RunError
+from gan_lab.evaluation import Evaluator, card_id
+from gan_lab.files import write_json
+from gan_lab.images import to_uint8
+from gan_lab.sampling import generate, latents_of
+from gan_lab.streams import Streams
+from gan_lab.trained import SavedWeights, device_of, trained_generator
+
+log = logging.getLogger(__name__)
+
+FEWEST = 50
+
+
+@dataclass
+class Evaluation:
+    """What to score. num: at most so many samples a side; seed: of a run's latents, null the run's own."""
+
+    run: str | None = None
+    images: str | None = None
+    weights: SavedWeights = "ema"
+    num: PositiveInt | None = None
+    seed: NonNegativeInt | None = None
+    device: Literal["cpu", "gpu"] = "cpu"
+    out: str | None = None
+
+
+def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[str, Any]:
+    """Scores of a run's generator; the same latents, and so the same figures, as its evaluations during training."""
+    device = device_of(request.device)
+    trained = trained_generator(run_dir, request.weights, device)
+    evaluator = _evaluator(request, config, device)
+    seed = trained.content["seed"] if request.seed is None else request.seed
+    model = trained.model
+    latents = latents_of(
+        Streams(seed, device), "noise/evaluation", evaluator.num, model.latent_dim, model.latent_distribution
+    )
+    fake = torch.cat([samples.cpu() for samples in generate(trained.generator, latents)])
+    if fake.ndim == 4:
+        fake = to_uint8(fake)
+    scored = {"weights": request.weights, "noise_seed": seed, "images_seen": trained.images_seen}
+    return _scored(evaluator, fake, scored)
+
+
+def evaluate_images(request: Evaluation, config: RunConfig) -> dict[str, Any]:
+    """Scores of the images in a folder or an .npz file."""
+    device = device_of(request.device)
+    assert request.images is not None
+    data = configuration.build_data(config)
+    fake, how = read_samples(Path(request.images), data)
+    if len(fake) < FEWEST:
+        raise RunError(f"images={request.images}: {len(fake)} samples are too few to score; give at least {FEWEST}")
+    evaluator = _evaluator(request, config, device, data, most=len(fake))
+    chosen = torch.randperm(len(fake), generator=torch.Generator().manual_seed(0))[: evaluator.num]
+    return _scored(evaluator, fake[chosen], {"scored": f"{evaluator.num} of {len(fake)} in {request.images}{how}"})
+
+
+def _evaluator(
+    request: Evaluation, config: RunConfig, device: torch.device, data: Data | None = None, most: int | None = None
+) -> Evaluator:
+    if config.evaluation is None:
+        raise ConfigError("evaluation=none: there is nothing to measure; use evaluation=full or evaluation=fast")
+    data = configuration.build_data(config) if data is None else data
+    callback = configuration.build_evaluation(config)
+    num = min(request.num or callback.num_samples, most or len(data.samples))
+    evaluator = callback.evaluator(
+        data, configuration.build_held_out(config), configuration.split_of(config), device, num
+    )
+    if evaluator.num < (request.num or 0):
+        log.info(
+            f"num={request.num} is more than there is to compare with: {evaluator.num:,} samples a side are scored"
+        )
+    return evaluator
+
+
+def _scored(evaluator: Evaluator, fake: Tensor, scored: dict[str, Any]) -> dict[str, Any]:
+    card = {**evaluator.card, **scored}
+    extractor = evaluator.extractor
+    if extractor is not None and evaluator.num < extractor.facts["num_features"]:
+        log.warning(
+            f"warning: {evaluator.num} samples are fewer than the {extractor.facts['num_features']} features: read "
+            "distances only beside their floor"
+        )
+    scores = evaluator.score(fake)
+    return {"scores": scores, "floor": evaluator.floor, "card_id": card_id(card), "card": card}
+
+
+def read_samples(path: Path, data: Data) -> tuple[Tensor, str]:
+    """Samples like the data's from a folder of images or an .npz or .npy file, and what was done to them.
+
+    .npz: the array `images`, or the only one: uint8 (N, H, W, C), (N, H, W) or (N, C, H, W); points float (N, 2).
+    Images of another size are cropped to squares and resized as the data set's own would be (antialiased bicubic).
+    """
+    expected = tuple(data.samples.shape[1:])
+    if path.is_dir():
+        if len(expected) != 3:
+            raise ConfigError(f"images={path}: a folder holds pictures, and the data set has points; give an .npz file")
+        return image_folder(root=str(path), image_size=expected[1], channels=expected[0]).samples, ""  # type: ignore[arg-type]
+    samples = torch.from_numpy(_array(path))
+    if len(expected) == 1:
+        if samples.shape[1:] != expected:
+            raise ConfigError(f"images={path}: shape {tuple(samples.shape)}, expected points (N, {expected[0]})")
+        return samples.float(), ""
+    if samples.dtype != torch.uint8:
+        raise ConfigError(
+            f"images={path}: values are {str(samples.dtype).removeprefix('torch.')}; give uint8 from 0 to 255, as an "
+            "image file holds them"
+        )
+    if samples.ndim == 3:
+        samples = samples.unsqueeze(1)
+    elif samples.ndim == 4 and samples.shape[3] == expected[0]:
+        samples = samples.permute(0, 3, 1, 2)
+    if samples.ndim != 4 or samples.shape[1] != expected[0]:
+        raise ConfigError(
+            f"images={path}: shape {tuple(samples.shape)}, expected (N, H, W, {expected[0]}) like the data set's images"
+        )
+    size = tuple(samples.shape[2:])
+    how = "" if size == expected[1:] else f", resized from {size[0]}x{size[1]} (antialiased bicubic)"
+    return resize_images(samples.contiguous(), expected[1]), how
+
+
+def _array(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ConfigError(f"images={path}: there is no such file or folder ({path.absolute()})")
+    try:
+        content = np.load(path, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return content
+        names = list(content.files)
+        name = "images" if "images" in names else names[0] if len(names) == 1 else None
+        if name is None:
+            raise ConfigError(f"images={path} holds the arrays {', '.join(names)}; expected one, or one called images")
+        return content[name]
+    except (ValueError, OSError, EOFError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise RunError(f"images={path} cannot be read as .npz or .npy: {error}") from error
+
+
+def table(result: dict[str, Any]) -> str:
+    """Scores beside their floors, and the card, as lines of text."""
+    lines = [f"{'metric':<28}{'value':>12}{'floor':>12}{'ratio':>9}"]
+    for name, value in result["scores"].items():
+        floor = result["floor"].get(name)
+        shown = "" if floor is None else f"{floor:>12.5g}"
+        ratio = "" if not floor or floor < 0 else f"{value / floor:>8.2f}x"
+        lines.append(f"{name:<28}{value:>12.5g}{shown:>12}{ratio:>9}")
+    lines.append("(floor: as many other real samples, what a perfect generator would get)")
+    facts = {key: value for key, value in result["card"].items() if key != "metrics"}
+    lines.append("; ".join(f"{key} {value}" for key, value in facts.items()))
+    return "\n".join(lines)
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    write_json(path, result)

@@ -1,0 +1,107 @@
+"""A small classifier, trained on the data set's own labels: the offline feature extractor for labelled images."""
+
+import logging
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from gan_lab.features import Extractor
+from gan_lab.features.images import as_network_input, network_side, resize_rule
+from gan_lab.precision import native_bfloat16
+
+log = logging.getLogger(__name__)
+
+NUM_FEATURES = 64
+NUM_TRAINING_IMAGES = 240_000
+"""Images shown in training, over all epochs; at most MOST_EPOCHS epochs."""
+
+MOST_EPOCHS = 40
+BATCH_SIZE = 128
+LEARNING_RATE = 4e-3
+
+
+class Classifier(nn.Module):
+    """uint8 images (N, C, H, W) -> (vectors (N, 64), logits (N, K)): two 3x3 convolutions, pooled, and a dense layer.
+
+    The vectors are what the last layer reads (after ReLU), as the pooled features of Inception are in FID.
+    """
+
+    def __init__(self, num_channels: int, side: int, num_classes: int):
+        super().__init__()
+        self.side = network_side(side)
+        self.body = nn.Sequential(
+            nn.Conv2d(num_channels, 32, 3, padding=1, bias=False),
+            nn.BatchNorm2d(32),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1, bias=False),
+            nn.BatchNorm2d(64),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(64 * (self.side // 4) ** 2, NUM_FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(NUM_FEATURES, num_classes)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = self.body(as_network_input(images, self.side))
+        return vectors, self.head(vectors)
+
+
+def train_classifier(
+    images: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    held_out: tuple[Tensor, Tensor],
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Extractor:
+    """A classifier of uint8 images (N, C, H, W) with labels int64 (N,), and its accuracy on held-out images.
+
+    AdamW with one cycle of the learning rate, in bfloat16 where the device computes in it (vectors are taken in
+    float32 afterwards). Depends on `seed` alone for initialisation and order; torch's global generators are left as
+    they were.
+    """
+    started = time.monotonic()
+    device = torch.device(device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        network = Classifier(images.shape[1], images.shape[-1], num_classes)
+    network.to(device).to(memory_format=torch.channels_last).train()
+    order = torch.Generator().manual_seed(seed)
+    batch_size = min(BATCH_SIZE, len(images))
+    num_epochs = min(MOST_EPOCHS, max(1, round(NUM_TRAINING_IMAGES / len(images))))
+    steps_an_epoch = len(images) // batch_size  # a last, smaller batch would unsettle BatchNorm
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.05, fused=device.type in ("cpu", "cuda"))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=num_epochs * steps_an_epoch, pct_start=0.2
+    )
+    for _ in range(num_epochs):
+        for indices in torch.randperm(len(images), generator=order).split(batch_size)[:steps_an_epoch]:
+            with torch.autocast(device.type, torch.bfloat16, enabled=native_bfloat16(device.type)):
+                _, logits = network(images[indices].to(device))
+            loss = cross_entropy(logits.float(), labels[indices].to(device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    network.requires_grad_(False)
+    facts = {
+        "extractor": "classifier trained on the data set's labels",
+        "input": list(images.shape[1:]),
+        "num_features": NUM_FEATURES,
+        "resize": resize_rule(images.shape[-1], network.side),
+        "trained_on": len(images),
+        "seed": seed,
+    }
+    extractor = Extractor("cnn", network, facts)
+    probabilities = extractor(held_out[0]).probabilities
+    assert probabilities is not None
+    accuracy = (probabilities.argmax(dim=1) == held_out[1]).double().mean().item()
+    facts |= {"accuracy": round(accuracy, 4), "held_out": len(held_out[0])}
+    log.info(f"feature extractor trained in {time.monotonic() - started:.0f} s: held-out accuracy {accuracy:.2%}")
+    return extractor

@@ -1,0 +1,48 @@
+"""A trained generator, from the files of its run."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from gan_lab import config as configuration
+from gan_lab.callbacks.checkpoint import last_checkpoint, read_best
+from gan_lab.errors import ConfigError, RunError
+from gan_lab.files import read_checkpoint
+
+SavedWeights = Literal["ema", "raw", "best"]
+"""ema, raw: of the last checkpoint. best: those that scored best in evaluations (checkpoints/best.ckpt)."""
+
+
+class Trained(NamedTuple):
+    """content is the checkpoint that the weights come from: seed, sample_shape, modes, mode_std, ..."""
+
+    generator: nn.Module
+    model: Any
+    images_seen: int
+    content: dict[str, Any]
+
+
+def device_of(name: Literal["cpu", "gpu"]) -> torch.device:
+    if name == "gpu" and not torch.cuda.is_available():
+        raise ConfigError("device=gpu: torch sees no GPU on this machine; use device=cpu")
+    return torch.device("cuda" if name == "gpu" else "cpu")
+
+
+def trained_generator(run_dir: Path, weights: SavedWeights, device: torch.device) -> Trained:
+    """The generator of a run; RunError where its checkpoint is missing, damaged or of other code."""
+    if weights == "best":
+        content = read_best(run_dir)
+        saved, images_seen = content["generator"], content["score"]["images_seen"]
+    else:
+        content = read_checkpoint(last_checkpoint(run_dir))
+        saved = content["generator_ema" if weights == "ema" else "generator"]
+        images_seen = content["counters"]["images_seen"]
+    model = configuration.check_against(configuration.Model, content["model"])
+    generator = configuration.build_generator(model, tuple(content["sample_shape"])).to(device)
+    try:
+        generator.load_state_dict(saved)
+    except RuntimeError as error:
+        raise RunError(f"{run_dir}: its checkpoint was made by another version of model.generator: {error}") from error
+    return Trained(generator, model, images_seen, content)
