@@ -89,10 +89,10 @@ class Channelwise(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         vectors, logits = self.network(images.flatten(0, 1).unsqueeze(1))
         shape = images.shape[:2]
-        return vectors.unflatten(0, shape).flatten(1), logits.unflatten(0, shape)
+        return vectors.unflatten(0, shape).flatten(1), None if logits is None else logits.unflatten(0, shape)
 
 
 def predicted_classes(probabilities: Tensor) -> tuple[Tensor, Tensor]:

@@ -71,8 +71,8 @@ class Watch:
     as long as it had to be true; then it may be reported again. A metric that is missing, or not finite, neither
     supports nor contradicts a condition: that log point or evaluation does not count for it.
 
-    blind_loss: loss/discriminator when D cannot tell real from fake (`gan_lab.losses.blind_loss`); None or 0 (Wasserstein
-        has no such level): discriminator_won is not looked for.
+    blind_loss: loss/discriminator when D cannot tell real from fake (`gan_lab.losses.blind_loss`); None or 0 (there is
+        no such level for Wasserstein): discriminator_won is not looked for.
     patience_kimg: how long discriminator_won and vanishing_gradient must hold at every log point, in thousands of
         images. At batch 64, 100 are 1,562 D steps, and 128 the 2,000 steps within which healthy runs have been seen to
         recover; a run of less than about 500 kimg should be given a fifth of its budget.

@@ -23,8 +23,8 @@ OPTIONS = [
     for path in FILES
     if path.parent != conf_dir() and "hydra" not in path.relative_to(conf_dir()).parts
 ]
-NOT_RUN_HERE = [("accelerator", "gpu"), ("accelerator", "ddp")]
-"""The first has a test below, the second a file of its own, test_ddp.py."""
+NOT_RUN_HERE = [("accelerator", "gpu"), ("accelerator", "ddp"), ("evaluation", "inception")]
+"""The first has a test below, the others have files of their own: test_ddp.py, test_evaluate.py."""
 BATCH_SIZE = 8
 
 

@@ -148,7 +148,7 @@ def test_folder_has_one_picture_each(cwd: Path, tmp_path: Path, exists: bool) ->
     [
         ("out=a.npz num=0", ["num=0: expected an integer at least 1"]),
         ("out=a.npz nmu=3", ["nmu: unknown key; did you mean num?"]),
-        ("out=a.npz weights=best", ["weights=best: expected one of ema, raw"]),
+        ("out=a.npz weights=first", ["weights=first: expected one of ema, raw, best"]),
         ("out=a.npz seed=-1 batch_size=0", ["seed=-1: ", "batch_size=0: "]),
         ("out=a.npz device=tpu", ["device=tpu: expected one of cpu, gpu"]),
         ("out=a.npz interpolate=[0]", ["interpolate needs at least two seeds and two steps: "]),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
     from gan_lab.module import GAN
+
+
+def is_tensorboard(logger: Any) -> bool:
+    """Whether the logger's experiment is a TensorBoard writer."""
+    return hasattr(getattr(logger, "experiment", None), "file_writer")
 
 
 class Callback:

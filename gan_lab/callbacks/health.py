@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from gan_lab.callbacks.base import Callback
-from gan_lab.callbacks.hyperparameters import is_tensorboard
+from gan_lab.callbacks.base import Callback, is_tensorboard
 from gan_lab.constraints import Decay, PositiveFloat, PositiveInt
 from gan_lab.errors import RunError
 from gan_lab.evaluation import LARGER_IS_BETTER
@@ -96,16 +95,16 @@ class Health(Callback):
             self.watch.metric_floor = seen.get(f"{self.objective}/floor", 0.0)
             findings += self.watch.on_evaluation(gan.images_seen, seen, share_of_budget=gan.share_of_budget)
         for finding in findings:
-            self.tell(finding, trainer, gan)
+            if trainer.is_global_zero:
+                log.warning(f"warning: {finding.problem}: {finding.message}")
+                self._write(finding, trainer)
         if findings and self.action == "roll_back" and self.num_roll_backs < self.most_roll_backs:
             raise RollBack(findings[0].message)
         if findings and self.action != "warn":
             self.asked_to_stop, gan.stop_asked = findings[0], True
 
-    def tell(self, finding: Finding, trainer: Trainer, gan: GAN) -> None:
-        if not trainer.is_global_zero:
-            return
-        log.warning(f"warning: {finding.problem}: {finding.message}")
+    def _write(self, finding: Finding, trainer: Trainer) -> None:
+        """To run.json and TensorBoard."""
         self.record(finding)
         for logger in trainer.loggers:
             if is_tensorboard(logger):
@@ -113,8 +112,9 @@ class Health(Callback):
                 cast("Any", logger).experiment.add_text("health", text, finding.images_seen)
 
     def on_non_finite(self, error: NonFinite, trainer: Trainer, gan: GAN) -> None:
-        """A loss that is not a number ends training, unless it can be rolled back."""
-        self.tell(Finding("non_finite", gan.images_seen, str(error)), trainer, gan)
+        """A loss that is not a number ends training (the error says why), unless it can be rolled back."""
+        if trainer.is_global_zero:
+            self._write(Finding("non_finite", gan.images_seen, str(error)), trainer)
         if self.action == "roll_back" and self.num_roll_backs < self.most_roll_backs:
             raise RollBack(str(error)) from error
 

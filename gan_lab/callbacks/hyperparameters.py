@@ -7,17 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from torch.utils.tensorboard.summary import hparams
 
-from gan_lab.callbacks.base import Callback
+from gan_lab.callbacks.base import Callback, is_tensorboard
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
     from gan_lab.module import GAN
-
-
-def is_tensorboard(logger: Any) -> bool:
-    """Whether the logger's experiment is a TensorBoard writer."""
-    return hasattr(getattr(logger, "experiment", None), "file_writer")
 
 
 FINAL = "final/"

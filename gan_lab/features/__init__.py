@@ -16,7 +16,8 @@ NUM_HASH_DIGITS = 12
 
 
 class Features(NamedTuple):
-    """vectors: float32 (N, D). probabilities: float32 (N, K) of the classes, each row summing to 1; None without."""
+    """vectors: float32 (N, D). probabilities: float32 (N, K) of the classes, summing to 1 over K; (N, C, K)
+    where the C channels are judged apart; None without classes."""
 
     vectors: Tensor
     probabilities: Tensor | None
@@ -60,5 +61,5 @@ class Extractor:
             one, logits = self.network(batch.to(device))
             vectors.append(one.float().cpu())
             if logits is not None:
-                probabilities.append(logits.float().softmax(dim=1).cpu())
+                probabilities.append(logits.float().softmax(dim=-1).cpu())
         return Features(torch.cat(vectors), torch.cat(probabilities) if probabilities else None)

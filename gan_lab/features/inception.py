@@ -23,7 +23,7 @@ URL = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 DOWNLOAD_TIMEOUT_SECONDS = 30.0  # without an answer; torch sets none, and a silent firewall would hang the run
 CHUNK_IMAGES = 64  # torch-fidelity's own; at 299x299 pixels the largest layer alone takes 5.5 MB for an image
-SET_WEIGHTS = f"get {URL} (96 MB, SHA-256 {SHA256}) and set evaluation.extractor.weights=PATH to where it lies"
+SET_WEIGHTS = f"get {URL} (96 MB, SHA-256 {SHA256}) and set evaluation.inception_weights=PATH to where it lies"
 
 
 def inception(*, weights: str | None = None) -> Extractor:
@@ -41,7 +41,7 @@ def inception(*, weights: str | None = None) -> Extractor:
     """
     given = None if weights is None else Path(weights).expanduser().absolute()
     if given is not None and not given.is_file():
-        raise RunError(f"evaluation.extractor.weights={weights}: there is no file {given}; {SET_WEIGHTS}")
+        raise RunError(f"evaluation.inception_weights={weights}: there is no file {given}; {SET_WEIGHTS}")
     try:
         from torch_fidelity import FeatureExtractorInceptionV3, __version__
     except ImportError as error:

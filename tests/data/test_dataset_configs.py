@@ -17,11 +17,11 @@ def test_the_datasets_are_these():
         "digits",
         "fashion_mnist",
         "gaussian_grid",
-        "stacked_digits",
-        "stacked_mnist",
         "gaussian_ring",
         "image_folder",
         "mnist",
+        "stacked_digits",
+        "stacked_mnist",
     ]
 
 

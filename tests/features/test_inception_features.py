@@ -200,7 +200,7 @@ def test_a_missing_file_is_refused_at_once(tmp_path, monkeypatch, name):
         inception(weights=str(tmp_path / name))
 
     message = str(caught.value)
-    assert message.startswith(f"evaluation.extractor.weights={tmp_path / name}: there is no file")
+    assert message.startswith(f"evaluation.inception_weights={tmp_path / name}: there is no file")
     assert URL in message
 
 
@@ -260,7 +260,7 @@ def test_a_failed_download_names_the_file_and_the_key_and_leaves_nothing(hub_dir
 
     message = str(caught.value)
     assert URL in message
-    assert "evaluation.extractor.weights=PATH" in message
+    assert "evaluation.inception_weights=PATH" in message
     assert str(hub_dir / FILE_NAME) in message
     assert isinstance(caught.value.__cause__, URLError)
     assert list(hub_dir.iterdir()) == []

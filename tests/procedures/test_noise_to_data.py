@@ -121,7 +121,7 @@ def test_the_generators_step_moves_the_generator_alone(method):
     gan.generator_player.optimizer.register_step_pre_hook(
         lambda *_: gradients.extend(parameter.grad is None for parameter in gan.discriminator.parameters())
     )
-    update_generator(gan)
+    update_generator(gan, cycle_of(gan)[:BATCH_SIZE])
 
     assert not same_weights(gan.generator, generator)
     assert same_weights(gan.discriminator, discriminator)
