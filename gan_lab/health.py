@@ -42,28 +42,6 @@ class Finding(NamedTuple):
     message: str
 
 
-class _Norms:
-    """At most LIMIT of a player's gradient norms, evenly spaced over the run: all at first, then every second, ..."""
-
-    LIMIT = 200
-
-    def __init__(self, values: list[float] | None = None, stride: int = 1, num_seen: int = 0):
-        self.values = list(values or ())
-        self.stride = stride
-        self.num_seen = num_seen
-
-    def add(self, value: float) -> None:
-        if self.num_seen % self.stride == 0:
-            self.values.append(value)
-        self.num_seen += 1
-        if len(self.values) == self.LIMIT:
-            self.values = self.values[::2]
-            self.stride *= 2
-
-    def state(self) -> dict[str, Any]:
-        return {"values": list(self.values), "stride": self.stride, "num_seen": self.num_seen}
-
-
 class Watch:
     """Finds the known failures of GAN training in what a run logs and evaluates.
 
@@ -80,10 +58,11 @@ class Watch:
     patience_evaluations: how many evaluations in a row the other three must hold.
     won_loss_share, won_accuracy: discriminator_won is loss/discriminator below this share of blind_loss and
         discriminator/accuracy above this.
-    vanishing_share, vanishing_norm, num_norms: vanishing_gradient is a norm of G below this share of its median, where
-        at least num_norms earlier ones are known, or below vanishing_norm in any case.
+    num_norms: a player's gradient norms of the first so many log points are its reference, by their median.
+    vanishing_share, vanishing_norm, vanishing_accuracy: vanishing_gradient is a norm of G below the first, as a share
+        of its reference, while D is right more often than the third; or below the second in any case.
     exploding_norm, exploding_factor: exploding_gradient is a norm above both exploding_norm and this many times its
-        player's median.
+        player's reference.
     collapse_share_of_budget: mode_collapse is not judged before this share of the budget is used.
     min_diversity_ratio, min_recall, min_precision, min_modes_share: mode_collapse is a diversity_ratio below the first,
         or a recall below the second with a precision above the third, or fewer modes than this share of num_modes.
@@ -107,6 +86,7 @@ class Watch:
         won_accuracy: float = 0.99,
         vanishing_share: float = 1e-3,
         vanishing_norm: float = 1e-9,
+        vanishing_accuracy: float = 0.9,
         num_norms: int = 10,
         exploding_norm: float = 100.0,
         exploding_factor: float = 100.0,
@@ -130,6 +110,7 @@ class Watch:
         self.won_accuracy = won_accuracy
         self.vanishing_share = vanishing_share
         self.vanishing_norm = vanishing_norm
+        self.vanishing_accuracy = vanishing_accuracy
         self.num_norms = num_norms
         self.exploding_norm = exploding_norm
         self.exploding_factor = exploding_factor
@@ -149,7 +130,7 @@ class Watch:
         # What contradicts the present state of a problem: how many times in a row, and the images seen at the first.
         self._against: dict[str, tuple[int, int]] = {}
         self._non_finite: set[str] = set()  # metrics whose last value was not finite
-        self._norms = {player: _Norms() for player in PLAYERS}
+        self._norms: dict[str, list[float]] = {player: [] for player in PLAYERS}  # the first num_norms
         self._best: tuple[float, int] | None = None  # the deciding metric and images_seen
 
     @property
@@ -199,7 +180,7 @@ class Watch:
             "active": sorted(self._active),
             "against": {problem: list(evidence) for problem, evidence in sorted(self._against.items())},
             "non_finite": sorted(self._non_finite),
-            "norms": {player: norms.state() for player, norms in self._norms.items()},
+            "norms": {player: list(norms) for player, norms in self._norms.items()},
             "best": [] if self._best is None else list(self._best),
         }
 
@@ -208,7 +189,7 @@ class Watch:
         self._active = set(state["active"])
         self._against = {problem: (count, first) for problem, (count, first) in state["against"].items()}
         self._non_finite = set(state["non_finite"])
-        self._norms = {player: _Norms(**state["norms"][player]) for player in PLAYERS}
+        self._norms = {player: list(state["norms"][player]) for player in PLAYERS}
         self._best = (state["best"][0], state["best"][1]) if state["best"] else None
 
     # ------------------------------------------------------------------ persistence
@@ -286,21 +267,22 @@ class Watch:
                 continue
             known = True
             norms = self._norms[player]
-            usual = median(norms.values) if norms.values else None
+            usual = median(norms) if norms else None
             abnormal = False
             if player == "generator":
-                compared = usual is not None and norms.num_seen >= self.num_norms
                 vanishing = norm < self.vanishing_norm
-                if compared and usual is not None:
-                    vanishing = vanishing or norm < self.vanishing_share * usual
-                    vanishing_against = f", against a median of {usual:.2g} earlier in the run"
+                if usual is not None and len(norms) >= self.num_norms:
+                    # A small gradient is no failure where D cannot tell the samples apart: then G has arrived.
+                    told_apart = metrics.get("discriminator/accuracy", 1.0) > self.vanishing_accuracy
+                    vanishing = vanishing or (norm < self.vanishing_share * usual and told_apart)
+                    vanishing_against = f", against {usual:.2g} at the beginning"
                 abnormal = vanishing
             if usual is not None and norm > self.exploding_norm and norm > self.exploding_factor * usual:
-                exploding[player] = f"gradient_norm/{player} is {norm:,.4g}, its median so far {usual:.2g}"
+                exploding[player] = f"gradient_norm/{player} is {norm:,.4g}, {usual:.2g} at the beginning"
                 abnormal = True
-            # Else a failure that lasts would become the norm that it is measured by, and end by itself.
-            if not abnormal:
-                norms.add(norm)
+            # Else a failure that begins early would become the norm that it is measured by.
+            if not abnormal and len(norms) < self.num_norms:
+                norms.append(norm)
         return [
             self._vanishing(images_seen, metrics, vanishing, vanishing_against),
             self._exploding(images_seen, exploding if known else None),

@@ -154,7 +154,7 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
     health = next((callback for callback in own if isinstance(callback, Health)), None)
 
     def save(gan: GAN) -> None:
-        if health is None or health.keeps_checkpoints:
+        if health is None or health.keeps_checkpoints or gan.finished:
             memory = None if health is None else health.watch.state()
             write_checkpoint(last_checkpoint(run_dir), {**about, "health": memory, **gan.state()})
             run_record.update(**progress(gan))

@@ -322,7 +322,8 @@ def test_objective_that_is_not_measured() -> None:
         "objective=loss/generater is not measured by this run; did you mean loss/generator?"
     ]
     (problem,) = refused("evaluation=none", "objective=sliced_wasserstein")
-    assert problem.startswith("objective=sliced_wasserstein is not measured by this run; known: auto, loss/discriminator, ")
+    start = "objective=sliced_wasserstein is not measured by this run; known: auto, loss/discriminator, "
+    assert problem.startswith(start)
     assert problems_of(composed("evaluation=none", "objective=loss/generator")) == []
     assert problems_of(composed("dataset=gaussian_ring", "objective=modes_covered")) == []
 

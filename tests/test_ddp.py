@@ -31,7 +31,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def rows(run_dir: Path) -> list[dict[str, float]]:
     with (run_dir / "metrics.csv").open(newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value and name != "card"} for row in csv.DictReader(file)]
+        return [
+            {name: float(value) for name, value in row.items() if value and name != "card"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def children(pid: int) -> set[int]:

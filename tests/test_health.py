@@ -1,7 +1,6 @@
 """The rules of training health: thresholds, persistence, episodes, memory."""
 
 import ast
-import itertools
 import json
 import math
 import random
@@ -175,13 +174,14 @@ def g_norms(*values: float) -> list[dict[str, float]]:
     return [{G_NORM: value} for value in values]
 
 
-def test_vanishing_gradient_against_the_median():
+def test_vanishing_gradient_against_the_first_norms():
     watch = Watch()
     findings = log(watch, *g_norms(*[0.5, 2.0, 8.0] * 4, *[2e-3 * BELOW] * 11))
 
     assert when(findings) == [("vanishing_gradient", 23 * STEP)]
     message = findings[0].message
-    for part in ("130,000", "230,000", "0.002", "median of 2 ", "loss=", "penalty=r1", "optimizer.discriminator.lr"):
+    parts = ("130,000", "230,000", "0.002", "against 2 at the beginning", "loss=", "penalty=r1")
+    for part in (*parts, "optimizer.discriminator.lr"):
         assert part in message
 
 
@@ -196,6 +196,14 @@ def test_vanishing_gradient_against_the_median():
 )
 def test_no_vanishing_gradient(norms):
     assert log(Watch(), *g_norms(*norms)) == []
+
+
+@pytest.mark.parametrize(("accuracy", "found"), [(0.9 * ABOVE, 1), (0.9, 0), (0.5, 0)])
+def test_a_small_gradient_is_no_failure_where_fakes_cannot_be_told_apart(accuracy, found):
+    small = {G_NORM: 1e-3, ACCURACY: accuracy}
+
+    assert len(log(Watch(), *g_norms(*[2.0] * 10), *[small] * 30)) == found
+    assert len(log(Watch(), *[{G_NORM: 0.0, ACCURACY: accuracy}] * 30)) == 1
 
 
 def test_ten_earlier_norms_are_enough():
@@ -241,7 +249,7 @@ def test_exploding_gradient_at_three_log_points(player):
     assert when(findings) == [("exploding_gradient", 6 * STEP)]
     message = findings[0].message
     for part in (
-        f"{name} is 300, its median so far 3,",
+        f"{name} is 300, 3 at the beginning",
         "40,000",
         f"optimizer.clip_norm.{player}=1",
         f"optimizer.{player}.lr",
@@ -290,27 +298,11 @@ def test_an_explosion_does_not_become_the_reference():
     assert watch.active == {"exploding_gradient"}
 
 
-def test_the_memory_of_norms_is_bounded_and_spans_the_run():
+def test_the_reference_is_the_median_of_the_first_ten_norms():
     watch = Watch()
-    log(watch, *g_norms(*[1 + index / 10_000 for index in range(10_000)]))
-    values = watch.state()["norms"]["generator"]["values"]
+    log(watch, *g_norms(*map(float, range(1, 1000))))
 
-    assert 100 <= len(values) <= 200
-    assert values[0] == 1.0
-    assert values[-1] > 1.98
-    assert values == sorted(values)
-    gaps = {round((after - before) * 10_000) for before, after in itertools.pairwise(values)}
-    assert gaps == {64}
-    assert len(json.dumps(watch.state())) < 10_000
-
-
-def test_thinning_begins_with_the_two_hundredth_value():
-    watch = Watch()
-    log(watch, *g_norms(*map(float, range(1, 200))))
-    assert watch.state()["norms"]["generator"]["values"] == list(range(1, 200))
-
-    log(watch, *g_norms(200.0, 201.0, 202.0))
-    assert watch.state()["norms"]["generator"]["values"] == [*range(1, 200, 2), 201]
+    assert watch.state()["norms"]["generator"] == list(range(1, 11))
 
 
 # ------------------------------------------------------------------ mode collapse

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from gan_lab.losses import hinge, lsgan, minimax, vanilla, wasserstein
+from gan_lab.losses import blind_loss, hinge, lsgan, minimax, relativistic, vanilla, wasserstein
 
 REAL = [0.0, 1.0, -2.0]
 FAKE = [0.0, 2.0, -0.5]
@@ -52,8 +52,19 @@ TABLE = {
         torch.neg,
     ),
     "wasserstein": (wasserstein(), [0.0, 1.0, 1.5], [0.0, -2.0, 0.5], lambda real, fake: fake - real, torch.neg),
+    "relativistic": (  # differences r - f: 0, -1, -1.5
+        relativistic(),
+        [0.6931471805599453, 1.3132616875182228, 1.7014132779827524],
+        [0.6931471805599453, 0.31326168751822286, 0.2014132779827524],
+        lambda real, fake: cross_entropy(real - fake, 1),
+        lambda real, fake: cross_entropy(fake - real, 1),
+    ),
 }
 EVERY_LOSS = pytest.mark.parametrize("name", TABLE)
+
+
+def of_generator(loss, real: Tensor, fake: Tensor) -> Tensor:
+    return loss.generator(real, fake) if loss.generator_sees_real else loss.generator(fake)
 
 
 def logits(num: int, seed: int = 0) -> Tensor:
@@ -67,7 +78,7 @@ def test_values_worked_out_by_hand(name):
     real, fake = torch.tensor(REAL, dtype=torch.float64), torch.tensor(FAKE, dtype=torch.float64)
 
     assert loss.discriminator(real, fake).tolist() == pytest.approx(discriminator_values, abs=1e-15)
-    assert loss.generator(fake).tolist() == pytest.approx(generator_values, abs=1e-15)
+    assert of_generator(loss, real, fake).tolist() == pytest.approx(generator_values, abs=1e-15)
 
 
 @EVERY_LOSS
@@ -75,7 +86,7 @@ def test_values_and_gradients_of_a_second_formula(name):
     loss, _, _, discriminator_formula, generator_formula = TABLE[name]
     for ours, formula, arguments in (
         (loss.discriminator, discriminator_formula, (logits(64, 1), logits(64, 2))),
-        (loss.generator, generator_formula, (logits(64, 3),)),
+        (loss.generator, generator_formula, (logits(64, 3), logits(64, 4))[: 1 + loss.generator_sees_real]),
     ):
         arguments = [argument.requires_grad_() for argument in arguments]
         values, expected = ours(*arguments), formula(*arguments)
@@ -90,7 +101,7 @@ def test_gradients_agree_with_finite_differences(name):
     real, fake = logits(16, 4).requires_grad_(), logits(16, 5).requires_grad_()
 
     assert torch.autograd.gradcheck(loss.discriminator, (real, fake))
-    assert torch.autograd.gradcheck(loss.generator, (fake,))
+    assert torch.autograd.gradcheck(loss.generator, (real, fake) if loss.generator_sees_real else (fake,))
 
 
 @EVERY_LOSS
@@ -101,7 +112,7 @@ def test_values_and_gradients_stay_finite_where_the_discriminator_is_sure(name, 
     real = torch.tensor([size, size, -size, -size], dtype=dtype, requires_grad=True)
     fake = torch.tensor([size, -size, size, -size], dtype=dtype, requires_grad=True)
 
-    for value in (loss.discriminator(real, fake), loss.generator(fake)):
+    for value in (loss.discriminator(real, fake), of_generator(loss, real, fake)):
         assert value.dtype == dtype
         assert value.isfinite().all()
         for gradient in torch.autograd.grad(value.sum(), (real, fake), allow_unused=True):
@@ -120,10 +131,10 @@ def test_a_sure_discriminator_still_teaches_the_non_saturating_generator_but_not
 def test_each_sample_has_its_own_value(name):
     loss = TABLE[name][0]
     real, fake = logits(7, 6), logits(7, 7)
-    one_by_one = [loss.discriminator(real[i : i + 1], fake[i : i + 1]) for i in range(7)]
+    singles = [(real[i : i + 1], fake[i : i + 1]) for i in range(7)]
 
-    assert torch.equal(loss.discriminator(real, fake), torch.cat(one_by_one))
-    assert torch.equal(loss.generator(fake), torch.cat([loss.generator(fake[i : i + 1]) for i in range(7)]))
+    assert torch.equal(loss.discriminator(real, fake), torch.cat([loss.discriminator(*one) for one in singles]))
+    assert torch.equal(of_generator(loss, real, fake), torch.cat([of_generator(loss, *one) for one in singles]))
 
 
 @EVERY_LOSS
@@ -139,22 +150,24 @@ def test_logits_that_would_broadcast_are_refused(name, real_shape, fake_shape):
 
 
 @pytest.mark.parametrize(
-    ("name", "logit", "of_discriminator", "of_generator"),
+    ("name", "logit", "discriminator_value", "generator_value"),
     [  # where D cannot tell real from fake, at the logit that is then its best answer
         ("vanilla", 0.0, 2 * math.log(2), math.log(2)),
         ("minimax", 0.0, 2 * math.log(2), -math.log(2)),
         ("lsgan", 0.5, 0.25, 0.125),
         ("hinge", 0.0, 2.0, 0.0),
         ("wasserstein", 0.0, 0.0, 0.0),
+        ("relativistic", 0.3, math.log(2), math.log(2)),
     ],
 )
-def test_values_at_equilibrium(name, logit, of_discriminator, of_generator):
+def test_values_at_equilibrium(name, logit, discriminator_value, generator_value):
     loss = TABLE[name][0]
     undecided = torch.tensor([logit], dtype=torch.float64, requires_grad=True)
     value = loss.discriminator(undecided, undecided)
 
-    assert value.item() == pytest.approx(of_discriminator, abs=1e-15)
-    assert loss.generator(undecided).item() == pytest.approx(of_generator, abs=1e-15)
+    assert value.item() == pytest.approx(discriminator_value, abs=1e-15)
+    assert of_generator(loss, undecided, undecided).item() == pytest.approx(generator_value, abs=1e-15)
+    assert blind_loss(loss) == pytest.approx(discriminator_value, abs=1e-15)
     (slope,) = torch.autograd.grad(value.sum(), undecided)
     assert slope.item() == pytest.approx(0, abs=1e-15)
 
@@ -162,10 +175,10 @@ def test_values_at_equilibrium(name, logit, of_discriminator, of_generator):
 def test_minimax_is_zero_sum():
     fake = logits(64).requires_grad_()
     real = torch.zeros(64, dtype=torch.float64)
-    (of_discriminator,) = torch.autograd.grad(minimax().discriminator(real, fake).sum(), fake)
-    (of_generator,) = torch.autograd.grad(minimax().generator(fake).sum(), fake)
+    (discriminators,) = torch.autograd.grad(minimax().discriminator(real, fake).sum(), fake)
+    (generators,) = torch.autograd.grad(minimax().generator(fake).sum(), fake)
 
-    assert torch.equal(of_generator, -of_discriminator)
+    assert torch.equal(generators, -discriminators)
 
 
 @EVERY_LOSS
@@ -175,4 +188,18 @@ def test_discriminators_want_real_above_fake_and_generators_the_opposite(name):
     of_real, of_fake = torch.autograd.grad(loss.discriminator(real, fake).sum(), (real, fake))
 
     assert of_real < 0 < of_fake
-    assert torch.autograd.grad(loss.generator(fake).sum(), fake)[0] < 0
+    assert torch.autograd.grad(of_generator(loss, real, fake).sum(), fake)[0] < 0
+
+
+def test_the_relativistic_loss_does_not_see_a_common_shift_of_the_logits():
+    loss, real, fake = relativistic(), logits(32, 8), logits(32, 9)
+
+    torch.testing.assert_close(loss.discriminator(real + 7, fake + 7), loss.discriminator(real, fake))
+    torch.testing.assert_close(loss.generator(real + 7, fake + 7), loss.generator(real, fake))
+    torch.testing.assert_close(loss.generator(real, fake), loss.discriminator(fake, real))  # the players swap
+
+
+@pytest.mark.parametrize("shapes", [((4,), (1,)), ((4, 1), (4,))])
+def test_the_relativistic_generator_refuses_logits_that_would_broadcast(shapes):
+    with pytest.raises(ValueError, match=r"shape \(N,\)"):
+        relativistic().generator(*map(torch.zeros, shapes))

@@ -2,7 +2,8 @@
 
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Norm = Literal["none", "batch", "layer", "instance"]
 VectorNorm = Literal["none", "batch", "layer"]
@@ -26,6 +27,23 @@ def vector_norm(name: VectorNorm, features: int) -> nn.Module:
     if name == "layer":
         return nn.LayerNorm(features)
     return nn.Identity()
+
+
+class FourierFeatures(nn.Module):
+    """points (N, D) -> (N, D + 2 num): the points, and sine and cosine of `num` random projections of them.
+
+    The projections' weights are N(0, std), drawn once and not trained: networks of low-dimensional inputs learn details
+    of size 1 / std only with such features (Tancik et al. 2020, section 6.1, with the points kept beside them).
+    """
+
+    def __init__(self, num_inputs: int, num: int, std: float):
+        super().__init__()
+        self.frequencies: Tensor
+        self.register_buffer("frequencies", std * torch.randn(num_inputs, num))
+
+    def forward(self, points: Tensor) -> Tensor:
+        angles = points @ self.frequencies
+        return torch.cat([points, angles.sin(), angles.cos()], dim=1)
 
 
 def has_batch_norm(module: nn.Module) -> bool:

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
-from gan_lab.models.layers import VectorNorm, vector_norm
+from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from gan_lab.models.layers import FourierFeatures, VectorNorm, vector_norm
 
 
 def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0.0) -> list[nn.Module]:
@@ -55,7 +55,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """samples (N, *sample_shape) -> logits (N,)."""
+    """samples (N, *sample_shape) -> logits (N,).
+
+    num_fourier, fourier_std: random Fourier features of the samples as further inputs, 0 for none; for points.
+    """
 
     def __init__(
         self,
@@ -67,11 +70,18 @@ class Discriminator(nn.Module):
         norm: VectorNorm = "none",
         slope: NonNegativeFloat = 0.2,
         dropout: Fraction = 0.0,
+        num_fourier: NonNegativeInt = 0,
+        fourier_std: PositiveFloat = 1.0,
     ):
         super().__init__()
         widths = _widths(width, depth, growth)[::-1]
-        layers = _hidden([math.prod(sample_shape), *widths], norm, slope, dropout)
-        self.layers = nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], 1))
+        num_inputs = math.prod(sample_shape)
+        features: list[nn.Module] = [nn.Flatten()]
+        if num_fourier > 0:
+            features.append(FourierFeatures(num_inputs, num_fourier, fourier_std))
+            num_inputs += 2 * num_fourier
+        layers = _hidden([num_inputs, *widths], norm, slope, dropout)
+        self.layers = nn.Sequential(*features, *layers, nn.Linear(widths[-1], 1))
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.layers(samples).squeeze(1)

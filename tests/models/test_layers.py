@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from gan_lab.models.layers import halved_sizes, has_batch_norm, image_norm, initialise_normal, vector_norm
+from gan_lab.models.layers import (
+    FourierFeatures,
+    halved_sizes,
+    has_batch_norm,
+    image_norm,
+    initialise_normal,
+    vector_norm,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +98,24 @@ def test_initialisation_of_every_kind_of_layer():
         assert abs(layer.weight.std() / 0.05 - 1) < 5 / (2 * num) ** 0.5, layer
         if layer.bias is not None:
             assert (layer.bias == 0).all(), layer
+
+
+def test_fourier_features_are_the_points_and_waves_of_them():
+    torch.manual_seed(0)
+    layer = FourierFeatures(2, 3, std=1.5)
+    points = torch.randn(5, 2)
+    result = layer(points)
+    angles = [[sum(p[i] * layer.frequencies[i, k] for i in range(2)) for k in range(3)] for p in points]
+
+    assert result.shape == (5, 8)
+    assert torch.equal(result[:, :2], points)
+    torch.testing.assert_close(result[:, 2:5], torch.tensor(angles).sin())
+    torch.testing.assert_close(result[:, 5:], torch.tensor(angles).cos())
+    assert list(layer.parameters()) == []  # not trained ...
+    assert list(layer.state_dict()) == ["frequencies"]  # ... but kept
+
+
+def test_fourier_frequencies_have_the_asked_spread():
+    torch.manual_seed(0)
+
+    assert FourierFeatures(2, 20_000, std=3.0).frequencies.std().item() == pytest.approx(3.0, rel=0.02)  # 5.7 sigma

@@ -111,3 +111,11 @@ def test_logits_are_unbounded():
 
     assert logits.abs().max() > 10
     assert logits.min() < 0 < logits.max()
+
+
+def test_a_discriminator_with_fourier_features_has_them_beside_the_points():
+    network = Discriminator(sample_shape=(2,), width=8, depth=2, num_fourier=5, fourier_std=2.0)
+
+    assert network.layers[2].in_features == 2 + 2 * 5
+    assert network(torch.randn(7, 2)).shape == (7,)
+    assert Discriminator(sample_shape=(2,), width=8, depth=2).layers[1].in_features == 2

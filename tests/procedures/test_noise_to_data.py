@@ -9,9 +9,9 @@ from conftest import assert_same
 from tiny import BATCH_SIZE, LATENT_DIM, METHODS, assert_close, copy_of, cycle_of, fit, points, ready, same_weights, sgd
 from tiny import tiny_gan as tiny
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
-from gan_lab.losses import lsgan
+from gan_lab.losses import lsgan, relativistic
 from gan_lab.optimizers import adam
 from gan_lab.penalties import r1, r2, wgan_gp
 from gan_lab.procedures.noise_to_data import alternating, update_discriminator, update_generator
@@ -260,3 +260,27 @@ def test_looking_at_the_run_does_not_change_it():
     disturbed = fit(tiny(**settings), 3, points(50), after_cycle=disturb)
 
     assert_same(disturbed.state(), calm.state())
+
+
+def test_a_relativistic_generator_is_compared_with_the_last_real_batch_and_d_is_left_alone():
+    gan = ready(tiny(adversarial_loss=relativistic(), optimizer=sgd(1.0)))
+    real = cycle_of(gan)[:BATCH_SIZE]
+    before, discriminator = copy.deepcopy(gan.generator), copy_of(gan.discriminator)
+    latents = gan.draw_latents("noise/generator", 0)
+    differences = gan.discriminator(before(latents)) - gan.discriminator(real)
+    expected = torch.autograd.grad(softplus(-differences).mean(), list(before.parameters()))
+    update_generator(gan, real)
+
+    for old, new, gradient in zip(before.parameters(), gan.generator.parameters(), expected, strict=True):
+        torch.testing.assert_close(old - new, gradient, rtol=1e-5, atol=1e-7)
+    assert same_weights(gan.discriminator, discriminator)
+    assert all(parameter.grad is None for parameter in gan.discriminator.parameters())
+
+
+def test_a_cycle_gives_the_relativistic_generator_the_batch_of_the_last_discriminator_step(monkeypatch):
+    gan = ready(tiny(adversarial_loss=relativistic(), num_discriminator_steps=3))
+    real, seen = cycle_of(gan), []
+    monkeypatch.setattr("gan_lab.procedures.noise_to_data.update_generator", lambda gan, batch: seen.append(batch))
+    alternating(gan, real)
+
+    assert torch.equal(seen[0], real[2 * BATCH_SIZE :])
