@@ -172,14 +172,14 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
             run_record.update(cards={**cards, card_id(card): card})
 
     for callback in own:
+        callback.objective = configuration.deciding_metric(config)
         if isinstance(callback, Checkpoint):
             callback.write = save
         elif isinstance(callback, Evaluate):
             callback.record_card = record_card
-            callback.objective = configuration.deciding_metric(config)
             callback.keep, callback.best = keep_best, read_best_score(run_dir)
     if health is not None:
-        health.objective, health.record = configuration.deciding_metric(config), record_finding
+        health.record = record_finding
         health.memory = None if checkpoint is None else checkpoint["health"]
         health.num_roll_backs = len(run_record.content.get("roll_backs", []))
         gan.lr_scale = health.lr_factor**health.num_roll_backs

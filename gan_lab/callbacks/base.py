@@ -17,7 +17,10 @@ def is_tensorboard(logger: Any) -> bool:
 
 class Callback:
     """What a Lightning callback is, without Lightning's import, which takes seconds: checking a configuration needs our
-    callbacks' signatures. `gan_lab.run` hands the hooks over to Lightning in one go."""
+    callbacks' signatures. `gan_lab.run` hands the hooks over to Lightning in one go, and sets `objective`."""
+
+    objective: str | None = None
+    """The metric that decides which generator is the best; None: no metric does."""
 
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         """Before the first cycle of this sitting; the state of a resumed run is back."""

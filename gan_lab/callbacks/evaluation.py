@@ -64,8 +64,7 @@ class Evaluate(Callback):
         self.inception_weights = inception_weights
         self.cache_dir = cache_dir
         self.seed = seed
-        self.objective: str | None = None  # this and the next three are set by the run
-        self.best: dict[str, Any] | None = None
+        self.best: dict[str, Any] | None = None  # this and the next two are set by the run
         self.keep: Callable[[GAN, dict[str, Any]], None] = lambda gan, score: None
         self.record_card: Callable[[dict[str, Any]], None] = lambda card: None
         self._evaluator: Evaluator | None = None

@@ -58,8 +58,7 @@ class Health(Callback):
             "late_factor": late_factor,
             "max_discriminator_gap": max_discriminator_gap,
         }
-        self.objective: str | None = None  # this and the next three are set by the run
-        self.num_roll_backs = 0
+        self.num_roll_backs = 0  # this and the next two are set by the run
         self.memory: dict[str, Any] | None = None
         self.record: Callable[[Finding], None] = lambda finding: None
         self.watch = Watch()
