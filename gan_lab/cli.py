@@ -216,24 +216,34 @@ def _sample(arguments: list[str]) -> None:
 def _evaluate(arguments: list[str]) -> None:
     from dataclasses import fields
 
-    from gan_lab.compose import changed_config, checked_arguments, data_config, register_resolvers
+    from gan_lab.compose import (
+        changed_config,
+        check_reads_data_only,
+        checked_arguments,
+        data_config,
+        register_resolvers,
+    )
     from gan_lab.config import check
     from gan_lab.evaluate import Evaluation, evaluate_images, evaluate_run, table, write_result
     from gan_lab.logs import configure_logging
     from gan_lab.record import find_run
 
-    own, overrides = _split(arguments, [field.name for field in fields(Evaluation)])
+    keys = [field.name for field in fields(Evaluation)]
+    own, overrides = _split(arguments, keys)
     request = checked_arguments([f"{key}={value}" for key, value in own.items()], Evaluation)
     if (request.run is None) == (request.images is None):
         raise ConfigError("give one of run=DIR (or run=latest) and images=PATH dataset=NAME")
+    check_reads_data_only(overrides, keys)
     if not any(override.startswith("evaluation=") for override in overrides):
         overrides = ["evaluation=full", *overrides]
+    overrides.append("objective=auto")  # what decided in training need not be measured again
     configure_logging(None)
     if request.run is not None:
         register_resolvers()
         run_dir = find_run(request.run)
         result = evaluate_run(request, check(changed_config(run_dir, overrides)), run_dir)
-        name = f"{request.weights}-{result['card']['images_seen']:09d}-{result['card_id']}.json"
+        card = result["card"]
+        name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"
         out: Path | None = run_dir / "evaluations" / name if request.out is None else Path(request.out)
     else:
         if not any(override.startswith("dataset=") for override in overrides):

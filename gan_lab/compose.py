@@ -240,16 +240,19 @@ def checked_arguments(texts: Sequence[str], schema: Any) -> Any:
     return check_against(schema, values, problems)
 
 
-def data_config(texts: list[str]) -> DictConfig:
-    """The configuration of a verb that reads only `dataset` and `evaluation`; ConfigError for anything else."""
+def check_reads_data_only(texts: Sequence[str], own: Sequence[str]) -> None:
+    """For a verb with keys of its `own` that reads only `dataset` and `evaluation`: ConfigError for anything else."""
     overrides, problems = _all_parsed(texts)
-    problems += [
-        f"{text}: only dataset and evaluation are chosen here"
-        for text, override in overrides
-        if override.key_or_group.split(".")[0] not in ("dataset", "evaluation")
-    ]
+    for _, override in overrides:
+        key = override.key_or_group
+        if key.split(".")[0] not in ("dataset", "evaluation"):
+            problems.append(f"{key}: unknown key; {nearest(key, [*own, 'dataset', 'evaluation'])}")
     if problems:
         raise ConfigError(problems)
+
+
+def data_config(texts: list[str]) -> DictConfig:
+    """The default configuration with overrides of `dataset` and `evaluation`."""
     register_resolvers(make=False)
     checked = checked_overrides(texts, None, multirun=False)
     return Composer().compose(checked)

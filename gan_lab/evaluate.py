@@ -1,6 +1,8 @@
 """`gan-lab evaluate`: scores a trained run, or images made by any other program, against a data set."""
 
 import logging
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from gan_lab import config as configuration
 from gan_lab.config import RunConfig
 from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.data import Data
-from gan_lab.data.image_folder import image_folder
+from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.evaluation import Evaluator, card_id
@@ -25,7 +27,8 @@ from gan_lab.trained import SavedWeights, device_of, trained_generator
 
 log = logging.getLogger(__name__)
 
-FEWEST = 50
+FEWEST = 32
+"""Samples a side with which neighbours and distances begin to mean something."""
 
 
 @dataclass
@@ -46,6 +49,9 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     device = device_of(request.device)
     trained = trained_generator(run_dir, request.weights, device)
     evaluator = _evaluator(request, config, device)
+    shape, expected = tuple(trained.content["sample_shape"]), tuple(evaluator.data.samples.shape[1:])
+    if shape != expected:
+        raise ConfigError(f"run={run_dir} makes samples of shape {shape}, and the data set has {expected}")
     seed = trained.content["seed"] if request.seed is None else request.seed
     model = trained.model
     latents = latents_of(
@@ -82,6 +88,8 @@ def _evaluator(
     evaluator = callback.evaluator(
         data, configuration.build_held_out(config), configuration.split_of(config), device, num
     )
+    if evaluator.num < FEWEST:
+        raise ConfigError(f"{evaluator.num} samples a side are too few to score; give num at least {FEWEST}, and data")
     if evaluator.num < (request.num or 0):
         log.info(
             f"num={request.num} is more than there is to compare with: {evaluator.num:,} samples a side are scored"
@@ -111,7 +119,8 @@ def read_samples(path: Path, data: Data) -> tuple[Tensor, str]:
     if path.is_dir():
         if len(expected) != 3:
             raise ConfigError(f"images={path}: a folder holds pictures, and the data set has points; give an .npz file")
-        return image_folder(root=str(path), image_size=expected[1], channels=expected[0]).samples, ""  # type: ignore[arg-type]
+        samples = image_folder(root=str(path), image_size=expected[1], channels=expected[0]).samples  # type: ignore[arg-type]
+        return samples, _changes_to_files(path, expected)
     samples = torch.from_numpy(_array(path))
     if len(expected) == 1:
         if samples.shape[1:] != expected:
@@ -135,22 +144,37 @@ def read_samples(path: Path, data: Data) -> tuple[Tensor, str]:
     return resize_images(samples.contiguous(), expected[1]), how
 
 
+def _changes_to_files(folder: Path, expected: tuple[int, ...]) -> str:
+    """What reading the pictures of a folder did to them, judged by the first."""
+    from PIL import Image
+
+    with Image.open(folder / image_files(folder)[0]) as first:
+        size, mode = (first.height, first.width), first.mode
+    changes = "" if size == expected[1:] else f", resized from {size[0]}x{size[1]} (antialiased bicubic)"
+    wanted = {1: "L", 3: "RGB", 4: "RGBA"}[expected[0]]
+    return changes + ("" if mode == wanted else f", {mode} read as {wanted}")
+
+
 def _array(path: Path) -> np.ndarray:
+    """The array in an .npy or .npz file: numbers in the machine's byte order. Pickled objects are not loaded."""
     if not path.is_file():
         raise ConfigError(f"images={path}: there is no such file or folder ({path.absolute()})")
     try:
-        content = np.load(path, allow_pickle=False)
-        if isinstance(content, np.ndarray):
-            return content
-        names = list(content.files)
-        name = "images" if "images" in names else names[0] if len(names) == 1 else None
-        if name is None:
-            raise ConfigError(f"images={path} holds the arrays {', '.join(names)}; expected one, or one called images")
-        return content[name]
-    except (ValueError, OSError, EOFError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise RunError(f"images={path} cannot be read as .npz or .npy: {error}") from error
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            names = [] if isinstance(content, np.ndarray) else list(content.files)
+            name = "images" if "images" in names else names[0] if len(names) == 1 else None
+            array = content if isinstance(content, np.ndarray) else None if name is None else content[name]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error).splitlines()[0] if "allow_pickle" not in str(error) else "it does not hold plain numbers"
+        if "Object arrays" in str(error):
+            reason = str(error)
+        raise RunError(f"images={path} cannot be read as .npz or .npy: {reason}") from error
+    if array is None:
+        raise ConfigError(f"images={path} holds the arrays {', '.join(names)}; expected one, or one called images")
+    if array.dtype.kind not in "uif":
+        raise ConfigError(f"images={path}: values are {array.dtype}; expected numbers")
+    return array.astype(array.dtype.newbyteorder("="))
 
 
 def table(result: dict[str, Any]) -> str:

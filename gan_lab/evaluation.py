@@ -170,7 +170,7 @@ def _kept(
     kept = cache.get(f"extractor-{name}", key, content)
     if made:
         return made[0]
-    network = network_of(*kept["shape"]).requires_grad_(False)
+    network = network_of(*kept["shape"]).requires_grad_(False).to(memory_format=torch.channels_last)  # as it was made
     network.load_state_dict(kept["weights"])
     return Extractor(name, network, kept["facts"])
 

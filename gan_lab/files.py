@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import pickle
 import tempfile
@@ -43,8 +44,17 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """JSON with null for numbers that are infinite or not a number, which it cannot hold."""
     with replacing(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
+        file.write((json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:

@@ -48,3 +48,11 @@ def r2(
 ) -> Tensor:
     """weight / 2 * ||grad D(fake)||_2^2 (Mescheder et al. 2018, equation 10): R1 on the other side."""
     return 0.5 * weight * input_gradient(discriminator, fake).square().sum(dim=1)
+
+
+def r1_r2(
+    discriminator: Discriminator, real: Tensor, fake: Tensor, uniform: Uniform, *, weight: NonNegativeFloat = 10.0
+) -> Tensor:
+    """R1 plus R2 with one weight (Huang et al. 2024, R3GAN, equation 3), in one pass over reals and fakes together."""
+    real_gradient, fake_gradient = input_gradient(discriminator, torch.cat([real, fake])).chunk(2)
+    return 0.5 * weight * (real_gradient.square().sum(dim=1) + fake_gradient.square().sum(dim=1))

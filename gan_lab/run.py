@@ -161,7 +161,7 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
 
     def keep_best(gan: GAN, score: dict[str, Any]) -> None:
         write_best(run_dir, about, gan, score)
-        run_record.update(best={key: value for key, value in score.items() if key != "card"})
+        run_record.update(best=without_card(score))
 
     def record_finding(finding: Finding) -> None:
         run_record.update(health=[*run_record.content.get("health", []), finding._asdict()])
@@ -178,6 +178,10 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
         elif isinstance(callback, Evaluate):
             callback.record_card = record_card
             callback.keep, callback.best = keep_best, read_best_score(run_dir)
+            if callback.best is not None:  # a run that was killed may not have said so
+                run_record.update(best=without_card(callback.best))
+            if trainer.is_global_zero:
+                callback.check(data)
     if health is not None:
         health.record = record_finding
         health.memory = None if checkpoint is None else checkpoint["health"]
@@ -253,6 +257,11 @@ def progress(gan: GAN) -> dict[str, Any]:
         "wall_seconds": round(gan.wall_seconds, 3),
         "images_per_second": round(gan.images_seen / gan.wall_seconds, 1),
     }
+
+
+def without_card(score: dict[str, Any]) -> dict[str, Any]:
+    """A score for run.json, which has the cards apart."""
+    return {key: value for key, value in score.items() if key != "card"}
 
 
 def placement(config: RunConfig) -> dict[str, Any]:

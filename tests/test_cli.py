@@ -243,7 +243,8 @@ def test_plain_progress_lines_off_a_terminal(run: Run) -> None:
         f"run digits-mlp-vanilla in {directory}",
         f"watch it: tensorboard --logdir {directory}/tensorboard",
     ]
-    pattern = r" *(\d+)%  (\d\.\d) of 0\.1 kimg, [\d,]+ images/s(, D -?\d+\.\d{3}, G -?\d+\.\d{3})?(, fd [\d.]+)?, \d\d:\d\d left"
+    pattern = r" *(\d+)%  (\d\.\d) of 0\.1 kimg, [\d,]+ images/s(, D -?\d+\.\d{3}, G -?\d+\.\d{3})?(, fd [\d.]+)?"
+    pattern += r", \d\d:\d\d left"
     progress = [match for line in lines if (match := re.fullmatch(pattern, line))]
     assert [int(match[1]) for match in progress] == [25, 50, 75, 100]
     assert progress[-1][3]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_lab.penalties import input_gradient, r1, r2, wgan_gp
+from gan_lab.penalties import input_gradient, r1, r1_r2, r2, wgan_gp
 
 PENALTIES = {"wgan_gp": wgan_gp, "r1": r1, "r2": r2}
 EVERY_PENALTY = pytest.mark.parametrize("name", PENALTIES)
@@ -188,3 +188,28 @@ def test_the_input_gradient_is_flat_per_sample(shape):
 
     expected = inputs.flatten(1) @ (matrix + matrix.T)
     torch.testing.assert_close(input_gradient(quadratic(matrix), inputs), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_r1_r2_is_the_sum_of_both_in_one_pass():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Softplus(), torch.nn.Linear(8, 1)).double()
+    calls = []
+
+    def discriminator(samples):
+        calls.append(len(samples))
+        return network(samples).squeeze(1)
+
+    real, fake = torch.randn(2, 5, 3, dtype=torch.float64)
+    both = r1(discriminator, real, fake, torch.rand, weight=3.0) + r2(discriminator, real, fake, torch.rand, weight=3.0)
+    calls.clear()
+    together = r1_r2(discriminator, real, fake, torch.rand, weight=3.0)
+
+    assert calls == [10]
+    torch.testing.assert_close(together, both, rtol=1e-12, atol=1e-12)
+    parameters = list(network.parameters())[:-1]  # the last bias moves no gradient
+    for one, other in zip(
+        torch.autograd.grad(together.mean(), parameters),
+        torch.autograd.grad(both.mean(), parameters),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,11 @@ class Evaluate(Callback):
             device=device,
         )
 
+    def check(self, data: Data) -> None:
+        """Fails now where the first evaluation would, for want of Inception's weights."""
+        if self.extractor == "inception":
+            _ = self.evaluator(data, None, None, "cpu").extractor
+
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         if self.every_images is None:
             data = trainer.datamodule.data  # type: ignore[attr-defined]
@@ -124,7 +130,7 @@ class Evaluate(Callback):
         self._keep_if_best(gan, scores, card)
 
     def _keep_if_best(self, gan: GAN, scores: dict[str, float], card: dict[str, Any]) -> None:
-        if self.objective not in scores:
+        if self.objective not in scores or math.isnan(scores[self.objective]):
             return
         value, best = scores[self.objective], self.best
         comparable = best is not None and (best["metric"], best["card_id"]) == (self.objective, card_id(card))
@@ -150,7 +156,8 @@ def scored_samples(gan: GAN, evaluator: Evaluator, weights: Weights) -> Tensor:
 @torch.no_grad()
 def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor) -> float:
     """(mean logit on train - on held-out reals) / (on train - on fakes): 0 for a D that generalises, 1 for one that
-    takes what it has not seen for fake (the overfitting measure r_v of Karras et al. 2020, ADA, equation 1)."""
+    takes what it has not seen for fake (the overfitting measure r_v of Karras et al. 2020, ADA, equation 1). 0 too for
+    a D that does not rank train above fakes."""
     network = gan.discriminator
     was_training = network.training
     network.eval()
@@ -161,4 +168,5 @@ def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor) -> fl
         means.append(torch.cat([network(part).float() for part in batch.split(256)]).double().mean().item())
     network.train(was_training)
     on_train, on_held_out, on_fake = means
-    return (on_train - on_held_out) / (on_train - on_fake) if on_train > on_fake else 0.0
+    told_apart = on_train - on_fake > 1e-4 * max(abs(on_train), abs(on_fake))  # else the ratio would be rounding
+    return (on_train - on_held_out) / (on_train - on_fake) if told_apart else 0.0

@@ -33,7 +33,7 @@ def image_folder(*, root: str, image_size: ImageSize = 64, channels: Literal[1, 
         raise RunError(
             f"There is no folder {folder}: dataset.root must be a folder of images, or of sub-folders (one a class)"
         )
-    files = _image_files(folder)
+    files = image_files(folder)
     if not files:
         raise RunError(
             f"No image in {folder}: expected files that end in {' '.join(SUFFIXES)}, in the folder itself "
@@ -59,7 +59,7 @@ def image_folder(*, root: str, image_size: ImageSize = 64, channels: Literal[1, 
     return Data(images, torch.tensor([index[file.parts[0]] for file in files]), tuple(classes))
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """The image files below ``folder`` as paths relative to it, sorted."""
     files = []
     visited = set()  # a link to a folder above would never end

@@ -67,6 +67,7 @@ def inception(*, weights: str | None = None) -> Extractor:
         ) from error
     facts = {
         "extractor": f"torch-fidelity {__version__} {NAME}",
+        "num_features": 2048,
         "layer": LAYERS[0],
         "logits": LAYERS[1],
         "input": "uint8 RGB in 0..255; gray repeated, opacity left out",

@@ -132,6 +132,7 @@ def test_the_identity_names_the_protocol(extractor, weights):
     assert extractor.published
     assert extractor.facts == {
         "extractor": f"torch-fidelity {__version__} inception-v3-compat",
+        "num_features": 2048,
         "layer": "2048",
         "logits": "logits_unbiased",
         "input": "uint8 RGB in 0..255; gray repeated, opacity left out",
