@@ -82,6 +82,8 @@ def metric_names(metrics: Sequence[Metric], *, images: bool, extractor: Extracto
     }
     if images and extractor not in ("auto", "cnn"):
         del names["modes"]
+    if extractor == "random":
+        names.pop("class_score", None)
     return [name for metric in metrics for name in names.get(metric, ())]
 
 
@@ -139,8 +141,8 @@ def make_extractor(
             f"evaluation.extractor=cnn: a classifier needs labels, at least two classes and {FEWEST_IN_A_CLASS} images "
             "in each; use evaluation.extractor=random"
         )
-    key = content_key(code_key(), data.samples, data.labels if labelled else None, name, seed)
     if not labelled or name == "random":
+        key = content_key(code_key(), data.samples, seed)
         return _kept(cache, "random", key, RandomConv, lambda: random_conv(data.samples, seed=seed))
     assert data.labels is not None
     images, labels, others = data.samples, data.labels, held_out
@@ -155,6 +157,7 @@ def make_extractor(
         log.info(f"training the feature extractor on {len(images):,} labelled images, once for this data set ...")
         return train_classifier(images, labels, num_classes, test, seed=seed, device=device)
 
+    key = content_key(code_key(), images, labels, *test, num_classes, seed)
     return _kept(cache, "cnn", key, lambda channels, side: Classifier(channels, side, num_classes), make)
 
 
@@ -173,7 +176,10 @@ def _kept(
     kept = cache.get(f"extractor-{name}", key, content)
     if made:
         return made[0]
-    network = network_of(*kept["shape"]).requires_grad_(False).to(memory_format=torch.channels_last)  # as it was made
+    with torch.random.fork_rng(devices=[]):  # first values are drawn, which the file then replaces
+        network = (
+            network_of(*kept["shape"]).requires_grad_(False).to(memory_format=torch.channels_last)
+        )  # as it was made
     network.load_state_dict(kept["weights"])
     return Extractor(name, network, kept["facts"])
 
@@ -249,7 +255,8 @@ class Evaluator:
         if "memorisation" in self.metrics and self.extractor is not None:
             real["train"] = self.extractor(self.data.samples).vectors
             if self.held_out is not None:
-                real["held_out"] = self.extractor(self.held_out.samples[: self.num]).vectors
+                order = torch.randperm(len(self.held_out.samples), generator=torch.Generator().manual_seed(self.seed))
+                real["held_out"] = self.extractor(self.held_out.samples[order[: self.num]]).vectors
         real["floor"] = self._score(others, real, floor=True)
         return real
 
@@ -277,6 +284,8 @@ class Evaluator:
             "seed": self.seed,
             "quantised": "none (points)" if self.is_points else "uint8",
         }
+        if "memorisation" in self.metrics and self.held_out is not None:
+            card["held_out_data"] = content_key(self.held_out.samples)[:NUM_HASH_DIGITS]
         if self.extractor is not None:
             card |= {"extractor_name": self.extractor.name, "extractor_hash": self.extractor.hash}
             card |= self.extractor.facts
@@ -290,7 +299,7 @@ class Evaluator:
 
     def _score(self, fake: Tensor, real: Mapping[str, Any], floor: bool = False) -> dict[str, float]:
         reference, _ = self._halves
-        features = Features(fake, None)
+        features = Features(as_training_input(fake).flatten(1), None)
         if self.extractor is not None:
             features = self.extractor(fake)
         vectors, probabilities = features
@@ -305,16 +314,17 @@ class Evaluator:
             elif metric == "manifold":
                 radii = {"real_radii_3": real["radii_3"], "real_radii_5": real["radii_5"]}
                 few = slice(MOST_IN_MANIFOLD)
-                found |= manifold_metrics(real_vectors[few], vectors.flatten(1)[few], **radii)
+                found |= manifold_metrics(real_vectors[few], vectors[few], **radii)
             elif metric == "sliced_wasserstein":
                 found[metric] = sliced_wasserstein(
                     as_training_input(reference), as_training_input(fake), seed=self.seed
                 )
             elif metric == "feature_sliced_wasserstein" and self.extractor is not None:
                 found[metric] = sliced_wasserstein(real_vectors, vectors, seed=self.seed)
-            elif metric == "class_score" and probabilities is not None and probabilities.ndim == 2:
-                name = "inception_score" if published else metric
-                found[name], _ = inception_score(probabilities, seed=self.seed)
+            elif metric == "class_score" and probabilities is not None:
+                channels = probabilities.unsqueeze(1) if probabilities.ndim == 2 else probabilities
+                values = [inception_score(channel, seed=self.seed)[0] for channel in channels.unbind(1)]
+                found["inception_score" if published else metric] = sum(values) / len(values)
             elif metric == "modes" and self.data.modes is not None:
                 assert self.data.mode_std is not None
                 found |= mode_coverage(fake, self.data.modes, self.data.mode_std)

@@ -73,7 +73,7 @@ def random_conv(images: Tensor, *, seed: int = 0) -> Extractor:
         torch.manual_seed(seed)
         network = RandomConv(images.shape[1], images.shape[-1])
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:NUM_CALIBRATION_IMAGES]
-    network.calibrate(images[chosen])
+    network.to(memory_format=torch.channels_last).calibrate(images[chosen])
     network.requires_grad_(False)
     facts = {
         "extractor": "random convolutions, no training",
