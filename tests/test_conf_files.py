@@ -50,8 +50,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for name in ("MNIST", "FashionMNIST"):
-        idx_file(root / name / "raw" / "train-images-idx3-ubyte", random.integers(0, 256, (60, 28, 28)))
-        idx_file(root / name / "raw" / "train-labels-idx1-ubyte", random.integers(0, 10, 60))
+        idx_file(root / name / "raw" / "train-images-idx3-ubyte", random.integers(0, 256, (200, 28, 28)))
+        idx_file(root / name / "raw" / "train-labels-idx1-ubyte", np.arange(200) % 10)
         idx_file(root / name / "raw" / "t10k-images-idx3-ubyte", random.integers(0, 256, (30, 28, 28)))
         idx_file(root / name / "raw" / "t10k-labels-idx1-ubyte", random.integers(0, 10, 30))
     (root / "pictures").mkdir()
