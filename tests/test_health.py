@@ -382,15 +382,15 @@ def test_an_evaluation_without_the_metric_neither_counts_nor_interrupts():
 
 def test_discriminator_overfitting_at_three_evaluations():
     watch = Watch()
-    findings = evaluate(watch, *[{"discriminator_gap": 0.5 * ABOVE}] * 10, share=0.0)
+    findings = evaluate(watch, *[{"discriminator_gap": 0.8 * ABOVE}] * 10, share=0.0)
 
     assert when(findings) == [("discriminator_overfitting", 3 * STEP)]
-    for part in ("0.5", "10,000", "model.discriminator.dropout", "penalty=r1", "checkpoints/best.ckpt"):
+    for part in ("0.8", "10,000", "model.discriminator.dropout", "penalty=r1", "checkpoints/best.ckpt"):
         assert part in findings[0].message
 
 
 def test_no_overfitting():
-    assert evaluate(Watch(), *[{"discriminator_gap": 0.5}] * 10) == []
+    assert evaluate(Watch(), *[{"discriminator_gap": 0.8}] * 10) == []
     assert evaluate(Watch(), *[{"discriminator_gap": gap} for gap in (0.9, 0.9, 0.4) * 5]) == []
 
 

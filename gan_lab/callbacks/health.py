@@ -47,7 +47,7 @@ class Health(Callback):
         patience_kimg: PositiveFloat | None = None,
         patience_evaluations: PositiveInt = 3,
         late_factor: PositiveFloat = 1.5,
-        max_discriminator_gap: PositiveFloat = 0.5,
+        max_discriminator_gap: PositiveFloat = 0.8,
     ):
         self.action = action
         self.lr_factor = lr_factor
