@@ -347,7 +347,7 @@ class Watch:
             images_seen,
             f"At {images_seen:,} images {' and '.join(words for sign, words in few if sign)}, and it has been so at "
             f"{self.patience_evaluations} evaluations in a row: the generator makes few kinds of samples. Try "
-            "penalty=r1, or loss=relativistic with penalty=[r1,r2], or a lower optimizer.generator.lr; another seed "
+            "penalty=r1, or loss=relativistic with penalty=r1_r2, or a lower optimizer.generator.lr; another seed "
             "may also do.",
         )
 

@@ -333,7 +333,7 @@ def test_mode_collapse_at_three_evaluations(metrics, parts):
     findings = evaluate(watch, *[metrics] * 10, share=0.2)
 
     assert when(findings) == [("mode_collapse", 3 * STEP)]
-    for part in (*parts, "30,000", "penalty=r1", "loss=relativistic", "penalty=[r1,r2]", "optimizer.generator.lr"):
+    for part in (*parts, "30,000", "penalty=r1", "loss=relativistic", "penalty=r1_r2", "optimizer.generator.lr"):
         assert part in findings[0].message
 
 
