@@ -224,7 +224,8 @@ def _evaluate(arguments: list[str]) -> None:
         register_resolvers,
     )
     from gan_lab.config import check
-    from gan_lab.evaluate import Evaluation, evaluate_images, evaluate_run, table, write_result
+    from gan_lab.evaluate import Evaluation, evaluate_images, evaluate_run, table
+    from gan_lab.files import write_json
     from gan_lab.logs import configure_logging
     from gan_lab.record import find_run
 
@@ -252,7 +253,7 @@ def _evaluate(arguments: list[str]) -> None:
         out = None if request.out is None else Path(request.out)
     print(table(result))
     if out is not None:
-        write_result(result, out)
+        write_json(out, result)
         print(f"evaluation: {_short(out)}", flush=True)
 
 

@@ -19,7 +19,6 @@ from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.evaluation import Evaluator, card_id
-from gan_lab.files import write_json
 from gan_lab.images import to_uint8
 from gan_lab.sampling import generate, latents_of
 from gan_lab.streams import Streams
@@ -189,7 +188,3 @@ def table(result: dict[str, Any]) -> str:
     facts = {key: value for key, value in result["card"].items() if key != "metrics"}
     lines.append("; ".join(f"{key} {value}" for key, value in facts.items()))
     return "\n".join(lines)
-
-
-def write_result(result: dict[str, Any], path: Path) -> None:
-    write_json(path, result)

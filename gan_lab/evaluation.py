@@ -177,9 +177,8 @@ def _kept(
     if made:
         return made[0]
     with torch.random.fork_rng(devices=[]):  # first values are drawn, which the file then replaces
-        network = (
-            network_of(*kept["shape"]).requires_grad_(False).to(memory_format=torch.channels_last)
-        )  # as it was made
+        network = network_of(*kept["shape"]).requires_grad_(False)
+    network.to(memory_format=torch.channels_last)  # as it was made
     network.load_state_dict(kept["weights"])
     return Extractor(name, network, kept["facts"])
 

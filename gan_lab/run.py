@@ -171,8 +171,9 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
         if card_id(card) not in cards:
             run_record.update(cards={**cards, card_id(card): card})
 
+    objective = configuration.deciding_metric(config)
     for callback in own:
-        callback.objective = configuration.deciding_metric(config)
+        callback.objective = objective
         if isinstance(callback, Checkpoint):
             callback.write = save
         elif isinstance(callback, Evaluate):

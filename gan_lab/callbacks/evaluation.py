@@ -120,7 +120,7 @@ class Evaluate(Callback):
         metrics = scores | {f"{name}/floor": value for name, value in floor.items()}
         if evaluator.held_out is not None:
             metrics["discriminator/gap"] = discriminator_gap(gan, evaluator.data, evaluator.held_out, fake)
-        name = "points" if evaluator.extractor is None else f"{evaluator.extractor.name} {evaluator.extractor.hash}"
+        name = "points" if evaluator.extractor is None else f"{card['extractor_name']} {card['extractor_hash']}"
         log.info(
             f"{gan.images_seen:,} images: {in_words(scores, floor)} "
             f"({name}, {evaluator.num:,} {self.weights} fakes against {evaluator.num:,} {evaluator.split or 'real'})"
