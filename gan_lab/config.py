@@ -162,7 +162,8 @@ def _expected(kind: Any) -> str:
     if origin in (tuple, list, Sequence) or kind in (tuple, list):
         if origin is tuple and arguments and Ellipsis not in arguments:
             return f"a list of {len(arguments)} ({_expected(arguments[0])})"
-        return "a list"
+        choices = typing.get_args(arguments[0]) if arguments and typing.get_origin(arguments[0]) is Literal else ()
+        return f"a list of {', '.join(map(show, choices))}" if choices else "a list"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "null", dict: "keys"}
     return names.get(kind, getattr(kind, "__name__", str(kind)))
 

@@ -328,6 +328,11 @@ def test_objective_that_is_not_measured() -> None:
     assert problems_of(composed("dataset=gaussian_ring", "objective=modes_covered")) == []
 
 
+def test_a_metric_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    (problem,) = refused("evaluation.metrics=[frechett]")
+    assert problem.startswith("evaluation.metrics=['frechett']: expected a list of frechet, kernel, manifold, ")
+
+
 def test_what_is_measured_depends_on_the_data_and_the_extractor() -> None:
     for overrides in (
         ["objective=modes_covered", "evaluation.extractor=random"],
