@@ -27,8 +27,21 @@ def _widths(width: int, depth: int, growth: float) -> list[int]:
     return [round(width * growth**level) for level in range(depth)]
 
 
+def _spread(num_inputs: int, num_outputs: int, std: float) -> nn.Linear:
+    """A linear map without bias whose outputs have this std, on average over them, for inputs of unit variance."""
+    linear = nn.Linear(num_inputs, num_outputs, bias=False)
+    # At most num_inputs of the outputs can be independent: with more outputs, the same variance is shared by all.
+    nn.init.orthogonal_(linear.weight, gain=std * max(1.0, num_outputs / num_inputs) ** 0.5)
+    return linear
+
+
 class Generator(nn.Module):
-    """latent (N, latent_dim) -> samples (N, *sample_shape): tanh for images (C, H, W), linear for points (D,)."""
+    """latent (N, latent_dim) -> samples (N, *sample_shape): tanh for images (C, H, W), linear for points (D,).
+
+    skip_std: adds a linear map of the latents to the last layer's outputs, None for none. It starts orthogonal, with
+    values of this std for latents of unit variance. With the data's std, samples lie about every mode from the start;
+    the layers alone start in a small spot and have to find each mode from there.
+    """
 
     def __init__(
         self,
@@ -40,18 +53,23 @@ class Generator(nn.Module):
         growth: PositiveFloat = 1.0,
         norm: VectorNorm = "none",
         slope: NonNegativeFloat = 0.2,
+        skip_std: PositiveFloat | None = None,
     ):
         super().__init__()
         self.sample_shape = tuple(sample_shape)
+        num_outputs = math.prod(self.sample_shape)
         widths = _widths(width, depth, growth)
         layers = _hidden([latent_dim, *widths], norm, slope)
-        layers.append(nn.Linear(widths[-1], math.prod(self.sample_shape)))
-        if len(self.sample_shape) == 3:
-            layers.append(nn.Tanh())
-        self.layers = nn.Sequential(*layers)
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], num_outputs))
+        self.skip = None if skip_std is None else _spread(latent_dim, num_outputs, skip_std)
 
     def forward(self, latent: Tensor) -> Tensor:
-        return self.layers(latent).unflatten(1, self.sample_shape)
+        samples = self.layers(latent)
+        if self.skip is not None:
+            samples = samples + self.skip(latent)
+        if len(self.sample_shape) == 3:
+            samples = samples.tanh()
+        return samples.unflatten(1, self.sample_shape)
 
 
 class Discriminator(nn.Module):

@@ -36,7 +36,6 @@ def test_points_are_not_squashed():
 
     assert points.shape == (64, 2)
     assert points.abs().max() > 10
-    assert not any(isinstance(layer, nn.Tanh) for layer in generator.modules())
     assert Discriminator(sample_shape=(2,), width=16, depth=2)(points).shape == (64,)
 
 
@@ -119,3 +118,50 @@ def test_a_discriminator_with_fourier_features_has_them_beside_the_points():
     assert network.layers[2].in_features == 2 + 2 * 5
     assert network(torch.randn(7, 2)).shape == (7,)
     assert Discriminator(sample_shape=(2,), width=8, depth=2).layers[1].in_features == 2
+
+
+@pytest.mark.parametrize("latent_dim", [2, 7])
+def test_a_generator_with_a_skip_starts_as_wide_as_asked_in_every_direction(latent_dim):
+    torch.manual_seed(0)
+    latents = torch.randn(4000, latent_dim)
+    settings = {"sample_shape": (2,), "latent_dim": latent_dim, "width": 32, "depth": 5, "slope": 0.02}
+    with torch.no_grad():
+        alone = Generator(**settings)(latents)
+        wide = Generator(**settings, skip_std=3.0)(latents)
+
+    assert torch.cov(alone.T).diagonal().max().sqrt() < 0.1  # the layers alone start in a spot
+    assert wide.mean(0).norm() < 0.3
+    torch.testing.assert_close(torch.cov(wide.T), 9 * torch.eye(2), rtol=0, atol=0.6)
+
+
+def test_the_values_of_a_skip_to_more_values_than_latents_have_the_std_on_average():
+    torch.manual_seed(0)
+    generator = Generator(sample_shape=(1, 4, 4), latent_dim=3, width=4, skip_std=0.5)
+    values = torch.randn(50_000, 3) @ generator.skip.weight.detach().T
+
+    assert values.shape == (50_000, 16)
+    assert values.square().mean().sqrt() == pytest.approx(0.5, rel=0.01)
+
+
+def test_the_skip_is_trained_and_added_before_tanh():
+    torch.manual_seed(0)
+    generator = Generator(sample_shape=(1, 2, 2), latent_dim=3, width=4, depth=1, skip_std=2.0)
+    latents = torch.randn(5, 3)
+    generator(latents).sum().backward()
+    weight = generator.skip.weight
+
+    expected = (generator.layers(latents) + latents @ weight.T).tanh().view(5, 1, 2, 2)
+    torch.testing.assert_close(generator(latents), expected)
+    assert weight.grad.abs().min() > 0
+
+
+def test_without_a_skip_nothing_is_added_and_no_random_number_drawn_for_it():
+    torch.manual_seed(0)
+    generator = Generator(sample_shape=(2,), latent_dim=3, width=4, depth=1)
+    following = torch.rand(1)
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(3, 4), nn.LeakyReLU(0.2), nn.Linear(4, 2))
+
+    assert [tuple(parameter.shape) for parameter in generator.parameters()] == [(4, 3), (4,), (2, 4), (2,)]
+    assert torch.equal(generator(torch.ones(1, 3)), layers(torch.ones(1, 3)))
+    assert torch.equal(following, torch.rand(1))
