@@ -7,9 +7,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gan_lab.errors import ConfigError, RunError
+from gan_lab.errors import OUT_OF_MEMORY, ConfigError, RunError, is_out_of_memory, unexpected
 
-VERBS = ("train", "resume", "sample", "evaluate")
+VERBS = ("train", "resume", "sample", "evaluate", "report", "reproduce")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,7 +39,15 @@ def _dispatch(arguments: list[str]) -> None:
     elif wants_help:
         print(getattr(helptext, verb)(arguments))
     else:
-        {"train": _train, "resume": _resume, "sample": _sample, "evaluate": _evaluate}[verb](arguments[1:])
+        actions = {
+            "train": _train,
+            "resume": _resume,
+            "sample": _sample,
+            "evaluate": _evaluate,
+            "report": _report_runs,
+            "reproduce": _reproduce,
+        }
+        actions[verb](arguments[1:])
 
 
 def _reporting(action: Callable[[], None], debug: bool) -> int:
@@ -77,14 +85,10 @@ def _print(error: Exception) -> int:
         print(f"error: {error}", file=sys.stderr)
     elif isinstance(error, OSError):
         print(f"error: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
-    elif type(error).__name__ == "OutOfMemoryError" or "out of memory" in str(error):
-        print(
-            "error: the device ran out of memory; lower batch_size or model.width, or raise optimizer.accumulate",
-            file=sys.stderr,
-        )
+    elif is_out_of_memory(error):
+        print(f"error: {OUT_OF_MEMORY}", file=sys.stderr)
     else:
-        first = (str(error).splitlines() or [""])[0]
-        print(f"error: unexpected {type(error).__name__}: {first} (debug=true shows where)", file=sys.stderr)
+        print(f"error: {unexpected(error)} (debug=true shows where)", file=sys.stderr)
     return 1
 
 
@@ -111,8 +115,20 @@ def _train(arguments: list[str]) -> None:
                 f"{override} already holds a run; continue it with `gan-lab resume run={place}`, "
                 "or choose another directory"
             )
-    checked = overrides if only_shows else checked_overrides(overrides, options.config_dir, bool(options.multirun))
-    flags = _without(arguments, overrides)
+    if only_shows:
+        checked = overrides
+    elif options.multirun:
+        from gan_lab.sweep.plan import representative_choices
+        from gan_lab.sweep.sweeper import unfinished
+
+        checked = checked_overrides(overrides, options.config_dir, representative_choices)
+        sweep_dir = None if any(text.startswith("hydra.sweep.dir=") for text in checked) else unfinished(checked)
+        if sweep_dir is not None:
+            print(f"going on with {sweep_dir} (another sweep: hydra.sweep.dir=DIR)", file=sys.stderr)
+            checked.append(f"hydra.sweep.dir={sweep_dir}")
+    else:
+        checked = checked_overrides(overrides, options.config_dir)
+    flags = _without(arguments, options.overrides)
     sys.argv = [sys.argv[0], *flags, *checked]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to _reporting as they are
     try:
@@ -148,6 +164,12 @@ def _task(cfg):  # Hydra reads the signature of its task function
     """One run, in the directory Hydra made for it."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
+
+    if "GAN_LAB_LAUNCHER" in os.environ:  # a worker of a sweep, which makes its runs itself
+        from gan_lab.sweep.sweeper import work_in
+
+        work_in(Path(HydraConfig.get().sweep.dir))
+        return None
 
     from gan_lab.run import train
 
@@ -188,9 +210,12 @@ def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], 
 
 
 def _resume(arguments: list[str]) -> None:
-    own, overrides = _split(arguments, ("run",))
+    own, overrides = _split(arguments, ("run", "sweep", "retry_failed"))
+    if "sweep" in own:
+        _resume_sweep(own, overrides)
+        return
     if "run" not in own:
-        raise ConfigError("run must be given: gan-lab resume run=DIR, or run=latest")
+        raise ConfigError("run must be given: gan-lab resume run=DIR, or run=latest (a sweep: sweep=DIR)")
     from gan_lab.compose import changed_config, register_resolvers
     from gan_lab.record import find_run
 
@@ -204,6 +229,18 @@ def _resume(arguments: list[str]) -> None:
     configure_logging(run_dir)
     resume(run_dir, cfg)
     print(f"run: {_short(run_dir)}", flush=True)
+
+
+def _resume_sweep(own: dict[str, str], overrides: list[str]) -> None:
+    """Goes on with a sweep; overrides may only say where and how long it runs (hydra/launcher, hydra.sweeper.*)."""
+    from gan_lab.compose import checked_arguments
+    from gan_lab.record import find_sweep
+    from gan_lab.sweep.sweeper import ResumeSweep, to_resume
+
+    request = checked_arguments([f"{key}={value}" for key, value in own.items() if key != "run"], ResumeSweep)
+    sweep_dir = find_sweep(request.sweep)
+    flags, kept = to_resume(sweep_dir, request.retry_failed)
+    _train(["-m", *flags, *kept, *overrides, f"hydra.sweep.dir={sweep_dir}"])
 
 
 def _sample(arguments: list[str]) -> None:
@@ -255,6 +292,22 @@ def _evaluate(arguments: list[str]) -> None:
     if out is not None:
         write_json(out, result)
         print(f"evaluation: {_short(out)}", flush=True)
+
+
+def _report_runs(arguments: list[str]) -> None:
+    from gan_lab.compose import checked_arguments
+    from gan_lab.report import Report, report
+
+    request = checked_arguments(arguments, Report)
+    for path in report([Path(name) for name in request.runs], None if request.out is None else Path(request.out)):
+        print(f"report: {_short(path)}", flush=True)
+
+
+def _reproduce(arguments: list[str]) -> None:
+    from gan_lab.compose import checked_arguments
+    from gan_lab.reproduce import Reproduction, reproduce
+
+    print(f"run: {_short(reproduce(checked_arguments(arguments, Reproduction)))}", flush=True)
 
 
 # ---------------------------------------------------------------------- completion

@@ -3,7 +3,7 @@
 import itertools
 import os
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from gan_lab.errors import ConfigError
 from gan_lab.names import nearest
 
-MOST_COMBINATIONS = 16
-"""A sweep with at most so many combinations has each checked before the first run; a larger one, each choice alone."""
+Combinations = Callable[[list[str], DictConfig], Iterable[list[str]]]
+"""(swept overrides, hydra.sweeper) -> choices of runs that stand for all of a sweep, to be checked before the first."""
 
 
 def conf_dir() -> Path:
@@ -40,6 +40,20 @@ def _new_dir(path: str) -> str:
 def register_resolvers(make: bool = True) -> None:
     """Lets configurations say ${new_dir:PATH}; with `make` false the directory is only named, not made."""
     OmegaConf.register_new_resolver("new_dir", _new_dir if make else str, use_cache=True, replace=True)
+    put_conf_first()
+
+
+def put_conf_first() -> None:
+    """conf/hydra/launcher/joblib.yaml and its like take the place of what plugins register under the same name, which
+    Hydra would merge with them otherwise."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # they register now
+    store = ConfigStore.instance().repo.get("hydra", {})
+    for group in ("launcher", "sweeper"):
+        for path in (conf_dir() / "hydra" / group).glob("*.yaml"):
+            store.get(group, {}).pop(path.name, None)
 
 
 class Composer:
@@ -52,6 +66,7 @@ class Composer:
         if config_dir is not None and not Path(config_dir).is_dir():
             raise ConfigError(f"--config-dir {config_dir}: there is no such directory")
         GlobalHydra.instance().clear()
+        put_conf_first()
         initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")
         self.search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
         self.loader = GlobalHydra.instance().config_loader()
@@ -69,17 +84,31 @@ class Composer:
         found = self.loader.get_group_options("", ObjectType.GROUP, None, self.search)
         return [name for name in found if name != "hydra"]
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The composed configuration, run-level keys only; ${hydra:...} resolves as it will in the run."""
+    def whole(self, overrides: Sequence[str]) -> DictConfig:
+        """The composed configuration with Hydra's own part; ${hydra:...} resolves as it will in the run."""
         from hydra import compose
         from hydra.core.hydra_config import HydraConfig
 
         cfg = compose("train", overrides=[*self.search, *overrides], return_hydra_config=True)
         HydraConfig.instance().set_config(cfg)
-        own = cfg.copy()
+        return cfg
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The composed configuration, run-level keys only."""
+        own = self.whole(overrides).copy()
         OmegaConf.set_struct(own, False)
         del own["hydra"]
         return own
+
+    def forced(self, text: str) -> str:
+        """An override that adds its key where conf/ does not have it, so that the check can name all unknown ones."""
+        override = parsed(text)
+        plain = override.type is not None and override.type.name == "CHANGE"
+        hydra = override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+        return f"++{text}" if plain and not hydra and not self.is_group(override.key_or_group) else text
+
+    def is_group(self, key: str) -> bool:
+        return bool(self.options(key)) or key in self.groups()
 
 
 def parsed(text: str) -> Any:
@@ -110,17 +139,16 @@ def _values(override: Any) -> list[str]:
     """The values that an override stands for as texts; empty for a sweep over an interval."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
-    from hydra.core.override_parser.types import IntervalSweep
-
-    if isinstance(override.value(), IntervalSweep):
-        return []
-    return list(override.sweep_string_iterator())
+    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
-def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) -> list[str]:
+def checked_overrides(
+    texts: list[str], config_dir: str | None = None, combinations: Combinations | None = None
+) -> list[str]:
     """The overrides in a form that Hydra accepts, once every one is known to be right; ConfigError with all problems.
 
-    A key that is legal but not written in conf/ (an argument with a default) is marked `++`, which Hydra asks for.
+    combinations: of a sweep, None for a single run. A key that is legal but not written in conf/ (an argument with a
+    default) is marked `++`, which Hydra asks for.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -131,13 +159,14 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
     values: list[tuple[str, Any]] = []
     overrides, problems = _all_parsed(texts)
     for text, override in overrides:
-        if override.is_sweep_override() and not multirun:
+        if override.is_sweep_override() and combinations is None:
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             groups.append((text, override))
         elif override.is_delete():
             values.append((text, override))
-        elif (options := composer.options(override.key_or_group)) or override.key_or_group in composer.groups():
+        elif composer.is_group(override.key_or_group):
+            options = composer.options(override.key_or_group)
             chosen = override.value() if isinstance(override.value(), list) else _values(override)
             unknown = [name for name in map(str, chosen) if name not in options]
             problems += [
@@ -148,20 +177,12 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
         else:
             values.append((text, override))
 
-    # Unknown keys are forced in, so that the check names them all, each with its nearest neighbour.
-    def forced(text: str, override: Any) -> str:
-        plain = override.type is not None and override.type.name == "CHANGE"
-        return f"++{text}" if plain else text
-
-    swept = [(text, override) for text, override in [*groups, *values] if override.is_sweep_override()]
+    swept = [text for text, override in [*groups, *values] if override.is_sweep_override()]
     fixed_groups = [text for text, override in groups if not override.is_sweep_override()]
-    fixed = fixed_groups + [forced(text, override) for text, override in values if not override.is_sweep_override()]
-    for combination in _combinations(swept):
-        chosen = [
-            forced(text, parsed(text)) if not composer.options(parsed(text).key_or_group) else text
-            for text in combination
-        ]
-        cfg = composer.compose([*fixed, *chosen])
+    fixed = fixed_groups + [composer.forced(text) for text, override in values if not override.is_sweep_override()]
+    runs = [[]] if combinations is None else combinations(swept, composer.whole(fixed).hydra.sweeper)
+    for combination in runs:
+        cfg = composer.compose([*fixed, *map(composer.forced, combination)])
         found = problems_of(cfg)
         suffix = f" (with {' '.join(combination)})" if combination else ""
         problems += [text + suffix for text in found if text not in problems]
@@ -170,7 +191,7 @@ def checked_overrides(texts: list[str], config_dir: str | None, multirun: bool) 
     written = composer.compose(fixed_groups)
     GlobalHydra.instance().clear()  # Hydra itself starts next
     return [text for text, _ in groups] + [
-        text if _is_written(written, override.key_or_group) else forced(text, override) for text, override in values
+        text if _is_written(written, override.key_or_group) else composer.forced(text) for text, override in values
     ]
 
 
@@ -181,24 +202,6 @@ def _is_written(cfg: DictConfig, key: str) -> bool:
             return False
         node = node._get_node(part)
     return True
-
-
-def _combinations(swept: list[tuple[str, Any]]) -> Iterator[list[str]]:
-    """What a sweep will run, as overrides without sweeps: all combinations, or each choice beside the others' first."""
-    choices = []
-    for _, override in swept:
-        key = override.get_key_element()
-        if options := [f"{key}={value}" for value in _values(override)]:
-            choices.append(options)
-    combinations = itertools.product(*choices)
-    if len(list(itertools.islice(itertools.product(*choices), MOST_COMBINATIONS + 1))) <= MOST_COMBINATIONS:
-        yield from map(list, combinations)
-        return
-    first = [options[0] for options in choices]
-    yield first
-    for index, options in enumerate(choices):
-        for option in options[1:]:
-            yield [*first[:index], option, *first[index + 1 :]]
 
 
 def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
@@ -254,5 +257,5 @@ def check_reads_data_only(texts: Sequence[str], own: Sequence[str]) -> None:
 def data_config(texts: list[str]) -> DictConfig:
     """The default configuration with overrides of `dataset` and `evaluation`."""
     register_resolvers(make=False)
-    checked = checked_overrides(texts, None, multirun=False)
+    checked = checked_overrides(texts)
     return Composer().compose(checked)

@@ -459,9 +459,10 @@ def _typed(schema: Any, node: Mapping[str, Any]) -> Any:
     return schema(**values)
 
 
-def check_against(schema: Any, values: Mapping[str, Any], problems: Sequence[str] = ()) -> Any:
-    """`schema` (a dataclass) made of plain values; ConfigError with the given problems and everything wrong."""
-    found = [*problems, *_check_dataclass(schema, values, "", ())]
+def check_against(schema: Any, values: Mapping[str, Any], problems: Sequence[str] = (), key: str = "") -> Any:
+    """`schema` (a dataclass) made of plain values of the node `key`; ConfigError with the given problems and everything
+    wrong."""
+    found = [*problems, *_check_dataclass(schema, values, key, ())]
     if found:
         raise ConfigError(found)
     return schema(**values)
@@ -473,6 +474,17 @@ def check(cfg: DictConfig) -> RunConfig:
     if problems:
         raise ConfigError(problems)
     return _typed(RunConfig, plain(cfg))
+
+
+def save(cfg: DictConfig, name: str, run_dir: Path) -> None:
+    """.hydra/config.yaml with its interpolations, so that a later override reaches all it should; and resolved.yaml."""
+    frozen = cfg.copy()
+    OmegaConf.set_struct(frozen, False)
+    frozen.name = name
+    folder = run_dir / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(frozen, folder / "config.yaml")
+    OmegaConf.save(frozen, folder / "resolved.yaml", resolve=True)
 
 
 # ---------------------------------------------------------------------- building

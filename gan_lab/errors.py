@@ -16,3 +16,18 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: what happened, where, and what to do about it (exit code 1)."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or this process, had no memory left."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+OUT_OF_MEMORY = "the device ran out of memory; lower batch_size or model.width, or raise optimizer.accumulate"
+
+
+def unexpected(error: BaseException) -> str:
+    """An error that is nobody's mistake but the program's, in one line."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"unexpected {type(error).__name__}: {first}"

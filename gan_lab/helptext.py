@@ -11,9 +11,11 @@ def overview() -> str:
 gan-lab: train generative adversarial networks from the command line.
 
   gan-lab train [overrides]               train one GAN; with -m, one for each combination
-  gan-lab resume run=DIR|latest [...]     go on with a stopped run, or prolong a finished one
+  gan-lab resume run=DIR|latest [...]     go on with a stopped run (sweep=DIR: a sweep), or prolong a finished one
   gan-lab sample run=DIR|latest out=PATH  draw from a trained generator
   gan-lab evaluate run=DIR|latest [...]   score a trained generator, or images=PATH of any other program
+  gan-lab report runs=DIR                 compare runs or a sweep in a page: what has won, and why
+  gan-lab reproduce run=DIR|latest        train a run once more and say whether the numbers are the same
 
   gan-lab VERB --help                     options, keys and examples of a verb
   gan-lab --version
@@ -78,8 +80,14 @@ def train(arguments: Sequence[str] = ()) -> str:
         "  debug=true                        errors show their traceback",
         "All keys of a choice: gan-lab train model=dcgan --cfg job",
         "",
+        "Sweeps (with -m):",
+        "  hydra/launcher=basic              where runs run: basic (in turn), joblib, ray, submitit_local, submitit_slurm",
+        "  hydra/sweeper=optuna              search optimizer.lr=tag(log,interval(1e-5,1e-2)) instead of all combinations",
+        "  hydra.sweeper.n_jobs=2            runs at a time     hydra.sweeper.num_trials=20  runs of a search",
+        "  hydra.sweep.dir=DIR               where the sweep is written; given again, the sweep goes on",
+        "",
         "Flags:",
-        "  -m, --multirun                    run every combination: -m loss=vanilla,hinge seed=1,2,3",
+        "  -m, --multirun                    a sweep: -m loss=vanilla,hinge seed=1,2,3, or a search (hydra/sweeper=optuna)",
         "  -c, --cfg job|hydra|all           print the configuration and stop (--resolve: interpolations filled in)",
         "  -cd, --config-dir DIR             a folder of your own groups and experiments beside the shipped ones",
         "  --info searchpath|plugins|...     about Hydra; --hydra-help: its own help",
@@ -88,6 +96,7 @@ def train(arguments: Sequence[str] = ()) -> str:
         "  gan-lab train experiment=quickstart",
         "  gan-lab train model=dcgan dataset=fashion_mnist loss=wgan_gp budget.minutes=20",
         "  gan-lab train -m loss=vanilla,wgan_gp seed=1,2,3 hydra/launcher=joblib",
+        "  gan-lab train -m sweep=wgan_gp hydra/launcher=joblib",
         "  gan-lab train dataset=image_folder dataset.root=pictures dataset.image_size=64 model=dcgan",
     ]
     return "\n".join(lines)
@@ -104,16 +113,21 @@ def _defaults() -> dict[str, str]:
 def resume(arguments: Sequence[str] = ()) -> str:
     return """\
 gan-lab resume run=DIR|latest [overrides]: go on with a run, in its directory and with its log files.
+gan-lab resume sweep=DIR|latest [retry_failed=true]: complete a sweep; what has ended is not run again.
 
   run=DIR             the run's directory; `latest` is the one in outputs/ that was started or resumed last
   any other override  changes the run's configuration from here on; shown as a diff and recorded in run.json
+  sweep=DIR           the sweep's directory; `latest` is the one in outputs/sweeps/ that was started last
+  retry_failed=true   runs of a grid that failed are tried again, from their last checkpoints
+  hydra/...           of a sweep: another launcher, or other settings of it (hydra.sweeper.n_jobs=2)
 
 What was interrupted, killed or crashed goes on from its last checkpoint as if it had never stopped.
 A finished run is prolonged by a larger budget.
 
 Examples:
   gan-lab resume run=latest
-  gan-lab resume run=outputs/2026-01-31/12-00-00-quickstart budget.kimg=2000 optimizer.lr=0.0001"""
+  gan-lab resume run=outputs/2026-01-31/12-00-00-quickstart budget.kimg=2000 optimizer.lr=0.0001
+  gan-lab resume sweep=latest hydra/launcher=joblib"""
 
 
 def sample(arguments: Sequence[str] = ()) -> str:
@@ -160,3 +174,32 @@ Examples:
   gan-lab evaluate run=latest weights=best
   gan-lab evaluate run=latest num=2000 evaluation=fast
   gan-lab evaluate images=fakes.npz dataset=fashion_mnist"""
+
+
+def report(arguments: Sequence[str] = ()) -> str:
+    return """\
+gan-lab report runs=DIR [out=DIR]: compare runs in a page that needs no network, in Markdown and in CSV.
+
+  runs=DIR            a run, a sweep, or a folder of runs; several: runs=[DIR,DIR]
+  out=DIR             where report.html, report.md and the CSV are written (default: the sweep's own directory, or
+                      outputs/reports/<date>_<time>)
+
+Figures that were measured in different ways (metric cards) are never ranked together.
+
+Examples:
+  gan-lab report runs=outputs/sweeps/2026-01-31_12-00-00
+  gan-lab report runs=[outputs/2026-01-31,outputs/sweeps] out=comparison"""
+
+
+def reproduce(arguments: Sequence[str] = ()) -> str:
+    return """\
+gan-lab reproduce run=DIR|latest [out=DIR]: train a run once more and say whether the numbers are the same.
+
+  run=DIR             the run's directory; `latest` is the one in outputs/ that was started or resumed last
+  out=DIR             where the repetition is written (default: a new directory in outputs/)
+
+Compared are metrics.csv without wall times, the weights and the best score, to the last bit; where they differ, the
+first difference is shown with what differs in versions, machine and threads. Exit code 0: the same; 1: not.
+
+Example:
+  gan-lab reproduce run=outputs/2026-01-31/12-00-00-quickstart"""

@@ -6,15 +6,17 @@ import warnings
 from pathlib import Path
 
 
-def configure_logging(run_dir: Path | None, quiet: bool = False) -> None:
+def configure_logging(run_dir: Path | None, quiet: bool = False, terminal: bool = True) -> None:
     """Plain sentences on the terminal (warnings only if `quiet`), with time and source in run.log."""
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    handlers[0].setFormatter(logging.Formatter("%(message)s"))
-    handlers[0].setLevel(logging.WARNING if quiet else logging.INFO)
+    handlers: list[logging.Handler] = []
+    if terminal:
+        handlers.append(logging.StreamHandler(sys.stderr))
+        handlers[0].setFormatter(logging.Formatter("%(message)s"))
+        handlers[0].setLevel(logging.WARNING if quiet else logging.INFO)
     if run_dir is not None and not quiet:
         run_dir.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(run_dir / "run.log", delay=True))
-        handlers[1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handlers[-1].setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

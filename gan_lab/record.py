@@ -1,7 +1,6 @@
 """run.json: what a run is, how far it is and how it ended."""
 
 import fcntl
-import json
 import os
 import platform
 import subprocess
@@ -17,7 +16,7 @@ import torch
 
 from gan_lab import __version__
 from gan_lab.errors import ConfigError, RunError
-from gan_lab.files import write_json
+from gan_lab.files import read_json, write_json
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
@@ -108,11 +107,7 @@ class RunRecord:
         path = run_dir / "run.json"
         if not path.is_file():
             raise RunError(f"{run_dir} is not the directory of a run: it has no run.json")
-        try:
-            content = json.loads(path.read_text())
-        except ValueError as error:
-            raise RunError(f"{path} is damaged: {error}") from error
-        return cls(run_dir, content)
+        return cls(run_dir, read_json(path))
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -129,6 +124,16 @@ class RunRecord:
     def update(self, **changes: Any) -> None:
         self.content |= changes
         write_json(self.path, self.content)
+
+
+def find_sweep(name: str, sweeps: Path = Path("outputs", "sweeps")) -> Path:
+    """The directory of a sweep: a path, or `latest` for the one in outputs/sweeps/ that was started last."""
+    if name != "latest":
+        return Path(name)
+    found = [path.parent for path in sweeps.glob("*/sweep.json")]
+    if not found:
+        raise ConfigError(f"sweep=latest: there is no sweep in {sweeps.absolute()}; give its directory: sweep=DIR")
+    return max(found, key=lambda path: path.name)
 
 
 def find_run(name: str, outputs: Path = Path("outputs")) -> Path:

@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +17,9 @@ from gan_lab import config as configuration
 from gan_lab.callbacks.base import Callback
 from gan_lab.callbacks.checkpoint import Checkpoint, last_checkpoint, read_best_score, write_best
 from gan_lab.callbacks.evaluation import Evaluate
-from gan_lab.callbacks.health import Health, RollBack
+from gan_lab.callbacks.health import Health, RollBack, Unhealthy
 from gan_lab.callbacks.hyperparameters import Hyperparameters
+from gan_lab.callbacks.report import Report, Reporter
 from gan_lab.callbacks.stop import Interrupted, Stop, terminable
 from gan_lab.config import RunConfig
 from gan_lab.data.batches import RealData
@@ -34,19 +36,21 @@ from gan_lab.record import RunRecord, machine, now
 log = logging.getLogger(__name__)
 
 
-def train(cfg: DictConfig, run_dir: Path) -> float | None:
+def train(cfg: DictConfig, run_dir: Path, reporter: Reporter | None = None) -> float | None:
     """Trains a new run in `run_dir` and returns its objective (None where objective=null).
+
+    reporter: is told of every metric that is written, and may end the run (status "pruned").
 
     Raises ConfigError before anything is built, RunError if training cannot go on, Interrupted after SIGINT or SIGTERM.
     """
     config = configuration.check(cfg)
     record = RunRecord.create(run_dir, name=config.name, seed=config.seed)
     with record.locked():
-        save_config(cfg, config.name, run_dir)
-        return start(config, record)
+        configuration.save(cfg, config.name, run_dir)
+        return start(config, record, reporter)
 
 
-def resume(run_dir: Path, cfg: DictConfig) -> float | None:
+def resume(run_dir: Path, cfg: DictConfig, reporter: Reporter | None = None) -> float | None:
     """Continues the run in `run_dir` under `cfg` (its saved configuration, perhaps changed); returns its objective."""
     config = configuration.check(cfg)
     record = RunRecord.load(run_dir)
@@ -61,22 +65,11 @@ def resume(run_dir: Path, cfg: DictConfig) -> float | None:
             load_state(configuration.build_gan(config, tuple(sample_shape)), run_dir)
         sitting = {"at": now(), "from_images": record.content["images_seen"], "changed": changes}
         record.update(resumed=[*record.content["resumed"], sitting])
-        save_config(cfg, config.name, run_dir)
-        return start(config, record)
+        configuration.save(cfg, config.name, run_dir)
+        return start(config, record, reporter)
 
 
-def save_config(cfg: DictConfig, name: str, run_dir: Path) -> None:
-    """.hydra/config.yaml with its interpolations, so that a later override reaches all it should; and resolved.yaml."""
-    frozen = cfg.copy()
-    OmegaConf.set_struct(frozen, False)
-    frozen.name = name
-    folder = run_dir / ".hydra"
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(frozen, folder / "config.yaml")
-    OmegaConf.save(frozen, folder / "resolved.yaml", resolve=True)
-
-
-def start(config: RunConfig, record: RunRecord) -> float | None:
+def start(config: RunConfig, record: RunRecord, reporter: Reporter | None = None) -> float | None:
     """Runs `fit` in this process, or in one process for each device, and keeps run.json's status true."""
     run_dir = record.run_dir
     record.update(status="running", error=None)
@@ -85,8 +78,8 @@ def start(config: RunConfig, record: RunRecord) -> float | None:
     try:
         with terminable():
             if config.accelerator.num_processes > 1:
-                return run_processes(fit, config, run_dir)
-            return fit(config, run_dir)
+                return run_processes(partial(fit, reporter=reporter), config, run_dir)
+            return fit(config, run_dir, reporter)
     except BaseException as error:
         record = RunRecord.load(run_dir)
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -94,11 +87,11 @@ def start(config: RunConfig, record: RunRecord) -> float | None:
         raise
 
 
-def fit(config: RunConfig, run_dir: Path) -> float | None:
+def fit(config: RunConfig, run_dir: Path, reporter: Reporter | None = None) -> float | None:
     """Trains from the last checkpoint or from the start, and returns the objective; rolls back where that was asked."""
     while True:
         try:
-            return fit_once(config, run_dir)
+            return fit_once(config, run_dir, reporter)
         except RollBack as problem:
             record = RunRecord.load(run_dir)
             path = last_checkpoint(run_dir)
@@ -108,7 +101,7 @@ def fit(config: RunConfig, run_dir: Path) -> float | None:
             log.warning(f"rolled back to {images:,} images, with lower learning rates")
 
 
-def fit_once(config: RunConfig, run_dir: Path) -> float | None:
+def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None) -> float | None:
     """Builds everything and trains until the budget is used up, a signal comes, or the health watch ends it."""
     quieten_lightning()
     threads = config.accelerator.num_threads
@@ -130,6 +123,9 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
         configuration.measured(config),
     )
     callbacks = [stop, hyperparameters, *configuration.build_callbacks(config)]
+    report = None if reporter is None else Report(reporter)
+    if report is not None:
+        callbacks.append(report)
     own = [callback for callback in callbacks if isinstance(callback, Callback)]
     trainer = Trainer(
         **placement(config),
@@ -215,11 +211,12 @@ def fit_once(config: RunConfig, run_dir: Path) -> float | None:
         log.info(f"stopped at {gan.images_seen:,} images; continue with: gan-lab resume run={run_dir}")
         raise Interrupted(stop.signal_number)
     if health is not None and health.asked_to_stop is not None:
-        raise RunError(f"stopped by the health watch at {gan.images_seen:,} images: {health.asked_to_stop.message}")
+        raise Unhealthy(f"stopped by the health watch at {gan.images_seen:,} images: {health.asked_to_stop.message}")
 
     if trainer.is_global_zero:
         metrics = gan.latest_metrics or run_record.content.get("metrics", {})
-        run_record.update(status="finished", ended=now(), metrics=metrics)
+        status = "pruned" if report is not None and report.pruned else "finished"
+        run_record.update(status=status, ended=now(), metrics=metrics)
     return objective_of(config, run_record.content)
 
 

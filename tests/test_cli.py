@@ -130,7 +130,7 @@ def test_keys_in_the_help_of_train_exist(tmp_path: Path) -> None:
     assert len(keys) >= 14
     given = [f"{key}={value}" for key, value in keys if value != "DIR"]
     with restored():
-        checked_overrides(["model=dcgan", "loss=wgan_gp", *given], None, multirun=False)
+        checked_overrides(["model=dcgan", "loss=wgan_gp", *given], None)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -154,6 +154,6 @@ def test_ddp_asks_for_two_processes() -> None:
 
 
 def test_defaults_compose_without_overrides() -> None:
-    assert checked_overrides([], None, multirun=False) == []
+    assert checked_overrides([]) == []
     cfg = composed([])
     assert cfg.name == "digits-mlp-vanilla"

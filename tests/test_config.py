@@ -8,9 +8,10 @@ import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from gan_lab import compose
 from gan_lab.compose import Composer, checked_overrides, parsed
 from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of
+from gan_lab.sweep import plan
+from gan_lab.sweep.plan import representative_choices
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +36,7 @@ def problems_with(defaults: DictConfig, override: str) -> list[str]:
 
 def composed(*overrides: str, config_dir: str | None = None) -> DictConfig:
     """What the command line makes of the overrides, each of them checked."""
-    checked = checked_overrides(list(overrides), config_dir, multirun=False)
+    checked = checked_overrides(list(overrides), config_dir)
     return Composer(config_dir).compose(checked)
 
 
@@ -46,7 +47,7 @@ def typed(*overrides: str) -> RunConfig:
 def refused(*overrides: str, multirun: bool = False) -> list[str]:
     """The sentences with which the overrides are refused."""
     with pytest.raises(ConfigError) as caught:
-        checked_overrides(list(overrides), None, multirun)
+        checked_overrides(list(overrides), None, representative_choices if multirun else None)
     return caught.value.problems
 
 
@@ -236,7 +237,7 @@ def test_what_others_take_over_is_reported_once(defaults: DictConfig, override: 
 
 def test_several_values_need_a_sweep() -> None:
     assert refused("seed=1,2") == ["seed=1,2 names several values: add -m to run each, or quote it as one"]
-    assert checked_overrides(["seed=1,2"], None, multirun=True) == ["seed=1,2"]
+    assert checked_overrides(["seed=1,2"], None, representative_choices) == ["seed=1,2"]
 
 
 def test_every_value_of_a_sweep_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +248,7 @@ def test_every_value_of_a_sweep_is_checked(monkeypatch: pytest.MonkeyPatch) -> N
         "batch_size=0: expected an integer at least 1 (with seed=-2 batch_size=0)",
     ]
     # Beyond so many combinations, each value is tried beside the others' first.
-    monkeypatch.setattr(compose, "MOST_COMBINATIONS", 3)
+    monkeypatch.setattr(plan, "MOST_COMBINATIONS", 3)
     assert refused("seed=range(0,2)", "batch_size=64,0", multirun=True) == [
         "batch_size=0: expected an integer at least 1 (with seed=0 batch_size=0)"
     ]
@@ -428,7 +429,7 @@ def test_the_loss_chooses_the_norm_of_dcgans_discriminator(loss: str, norm: str)
     ],
 )
 def test_keys_with_a_default_need_no_plus(overrides: str, marked: str) -> None:
-    assert checked_overrides(overrides.split(), None, multirun=False)[-1] == marked
+    assert checked_overrides(overrides.split())[-1] == marked
     assert problems_of(composed(*overrides.split())) == []
 
 

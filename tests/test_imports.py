@@ -173,6 +173,9 @@ def test_imports_point_one_way(name):
     levels = (
         {"__main__"},
         {"cli", "helptext"},
+        {"plugins"},
+        {"sweep"},
+        {"report", "reproduce"},
         {"compose"},
         {"run", "sample", "evaluate"},
         {"trained"},

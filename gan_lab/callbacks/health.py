@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 MOST_PATIENCE_KIMG = 100.0
 
 
+class Unhealthy(RunError):
+    """The health watch has ended the run."""
+
+
 class RollBack(RunError):
     """Training is to go on from the last good checkpoint, with lower learning rates."""
 

@@ -1,0 +1,395 @@
+"""A sweep from its command to its last run: plan, workers through Hydra's launcher, results."""
+
+import fcntl
+import hashlib
+import logging
+import os
+import shlex
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+from gan_lab.compose import Composer
+from gan_lab.config import check, deciding_metric, measured
+from gan_lab.errors import ConfigError, RunError
+from gan_lab.files import read_json, write_json
+from gan_lab.record import git_state, machine, now, versions
+from gan_lab.sweep.devices import default_num_jobs
+from gan_lab.sweep.grid import Grid
+from gan_lab.sweep.monitor import Monitor
+from gan_lab.sweep.plan import Plan, Settings, grid_choices, refuse_unmeasured, settings_of
+from gan_lab.sweep.results import counts, summarise
+from gan_lab.sweep.space import parse_space
+from gan_lab.sweep.trials import Trials, has_ended
+from gan_lab.sweep.worker import LAUNCHER, stop_file, this_process, work
+
+log = logging.getLogger(__name__)
+
+SWEEPS = Path("outputs", "sweeps")
+MOST_FRUITLESS_LAUNCHES = 3
+# What only says where and how long a sweep runs: it may differ between two commands that are the same sweep.
+_PLACES = (
+    *("hydra.sweep.", "hydra/launcher=", "hydra.launcher.", "hydra.run.", "hydra.sweeper.n_jobs="),
+    *("hydra.sweeper.num_trials=", "hydra.sweeper.runs_per_gpu=", "hydra.sweeper.num_retries="),
+    *("hydra.sweeper.timeout_minutes=", "hydra.sweeper.storage="),
+)
+
+
+class Stopped(KeyboardInterrupt):
+    """The sweep was stopped by a signal; what it has done is kept. The process exits with 128 + the signal."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+def identity(overrides: Sequence[str]) -> str:
+    """A short name for what a sweep runs, equal for equal commands."""
+    kept = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(_PLACES))
+    return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
+
+
+def unfinished(overrides: Sequence[str]) -> Path | None:
+    """The directory of the newest sweep of this command that was stopped before its end, if there is one."""
+    for path in sorted(SWEEPS.glob("*/sweep.json"), reverse=True):
+        try:
+            content = read_json(path)
+        except (RunError, OSError):
+            continue
+        if content.get("identity") == identity(overrides) and content.get("status") != "finished":
+            with (path.parent / ".lock").open("a") as file:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    continue  # it is running
+            return path.parent
+    return None
+
+
+def run_sweep(
+    kind: Literal["grid", "optuna"],
+    arguments: list[str],
+    config: DictConfig,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+) -> None:
+    """Runs the sweep that Hydra has composed, or what is left of it, and writes its results.
+
+    RunError at the end if runs of a grid have failed, or all of a search; Stopped after SIGINT or SIGTERM.
+    """
+    settings = settings_of(config.hydra.sweeper)
+    basic = str(config.hydra.launcher._target_).endswith("BasicLauncher")
+    if basic and (settings.n_jobs or 1) > 1:
+        raise ConfigError(
+            f"hydra.sweeper.n_jobs={settings.n_jobs}: hydra/launcher=basic runs one at a time; "
+            "add hydra/launcher=joblib (or ray, submitit_local, submitit_slurm)"
+        )
+    num_jobs = 1 if basic else _asked_for(config, settings) or default_num_jobs(settings.runs_per_gpu)
+    with open_dict(config):
+        config.hydra.sweeper.n_jobs = num_jobs
+
+    sweep_dir = Path(config.hydra.sweep.dir)
+    sweep_dir.mkdir(parents=True, exist_ok=True)
+    all_overrides = [*config.hydra.overrides.hydra, *arguments]
+    with _first_of(sweep_dir) as first:
+        plan = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
+        trials = open_trials(plan)
+        if first:
+            _update(sweep_dir, status="running", ended=None)
+        before = counts(plan)
+        log.info(
+            f"sweep in {sweep_dir}: {plan.num_trials} runs"
+            + (f", {before.ended} of them done before" if before.ended else "")
+            + (f", {num_jobs} at a time" if num_jobs > 1 else "")
+        )
+        write_json(_command_file(sweep_dir, this_process()), plan.content())
+        with _stoppable(sweep_dir) as stopped, Monitor(sweep_dir):
+            _launch(plan, trials, config, hydra_context, task_function, num_jobs, stopped)
+        after = counts(plan)
+        if stopped:
+            if first:
+                _update(sweep_dir, status="interrupted", ended=now())
+            log.info(
+                f"stopped: {after.ended} of {plan.num_trials} runs done; go on with the same command, or with: "
+                f"gan-lab resume sweep={sweep_dir}"
+            )
+            raise Stopped(stopped[0])
+        _update(sweep_dir, status="finished", ended=now())
+        summarise(plan)
+    if after.failed and (kind == "grid" or after.finished + after.pruned == 0):
+        raise RunError(
+            f"{after.failed} of {plan.num_trials} runs failed (reasons above, and in {sweep_dir}/*/trial.json)"
+            + (f"; once mended: gan-lab resume sweep={sweep_dir} retry_failed=true" if kind == "grid" else "")
+        )
+
+
+def _asked_for(config: DictConfig, settings: Settings) -> int | None:
+    """How many workers the user asks for, by hydra.sweeper.n_jobs or joblib's own key; None: as many as fit."""
+    own = config.hydra.launcher.get("n_jobs")
+    return settings.n_jobs or (own if own is not None and own > 0 else None)
+
+
+def _has_own_cores(config: DictConfig) -> bool:
+    """Whether the launcher's engine gives each worker cores of its own."""
+    return str(config.hydra.launcher._target_).endswith(("RayLauncher", "SlurmLauncher"))
+
+
+@contextmanager
+def _first_of(sweep_dir: Path) -> Iterator[bool]:
+    """Whether this is the command that keeps sweep.json true, and not one that joins it with workers of its own."""
+    with (sweep_dir / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            first = True
+        except BlockingIOError:
+            first = False
+        yield first
+
+
+def _planned(
+    kind: Literal["grid", "optuna"],
+    config: DictConfig,
+    arguments: list[str],
+    all_overrides: list[str],
+    settings: Settings,
+    sweep_dir: Path,
+    num_jobs: int,
+) -> Plan:
+    """The plan of this command; sweep.json is written, or found to hold the same sweep."""
+    fixed, parameters = parse_space(arguments, settings.params or {}, settings.when or {})
+    choices = grid_choices(parameters) if kind == "grid" else []
+    config_dir = _config_dir(sys.argv[1:])
+    composer = Composer(config_dir)
+    first = choices[0][0] if choices else []
+    run = check(composer.compose([*map(composer.forced, [*fixed, *first])]))
+    objectives = settings.objectives
+    if objectives is None:
+        objectives = {}
+        if (name := deciding_metric(run)) is not None:
+            from gan_lab.evaluation import LARGER_IS_BETTER
+
+            objectives = {name: "maximize" if name in LARGER_IS_BETTER else "minimize"}
+    refuse_unmeasured(objectives, measured(run))
+    if kind == "optuna" and not objectives:
+        raise ConfigError(
+            "hydra/sweeper=optuna needs something to optimise: set objective, or hydra.sweeper.objectives"
+        )
+    name = identity(all_overrides)
+    if settings.study_name is None:
+        settings.study_name = f"{run.name}-{name}"
+    plan = Plan(
+        sweep_dir=sweep_dir,
+        kind=kind,
+        fixed=fixed,
+        parameters=parameters,
+        objectives=objectives,
+        num_trials=len(choices) if kind == "grid" else settings.num_trials or 20,
+        config_dir=config_dir,
+        settings=settings,
+        runs_per_machine=1 if _has_own_cores(config) else num_jobs,
+    )
+    path = sweep_dir / "sweep.json"
+    if path.is_file():
+        content = read_json(path)
+        if content["identity"] != name:
+            raise ConfigError(
+                f"hydra.sweep.dir={sweep_dir} holds another sweep: {content['command']}; choose another directory, or "
+                f"go on with that one: gan-lab resume sweep={sweep_dir}"
+            )
+        if content["num_trials"] < plan.num_trials:
+            _update(sweep_dir, num_trials=plan.num_trials)
+        return plan
+    content = {
+        **plan.content(),
+        "name": run.name,
+        "identity": name,
+        "arguments": all_overrides,
+        "command": shlex.join(["gan-lab", *sys.argv[1:]]) if sys.argv[1:2] == ["train"] else _command(all_overrides),
+        "study": {"name": settings.study_name, "storage": settings.storage} if kind == "optuna" else None,
+        "status": "running",
+        "started": now(),
+        "ended": None,
+        "versions": versions(),
+        "git": git_state(),
+        "machine": machine("cpu"),
+    }
+    write_json(path, content)
+    return plan
+
+
+def _command(overrides: Sequence[str]) -> str:
+    return shlex.join(["gan-lab", "train", "-m", *overrides])
+
+
+def _config_dir(flags: Sequence[str]) -> str | None:
+    """The absolute path of --config-dir among the command's flags."""
+    for index, flag in enumerate(flags):
+        if flag in ("--config-dir", "-cd"):
+            return str(Path(flags[index + 1]).absolute())
+        if flag.startswith("--config-dir="):
+            return str(Path(flag.partition("=")[2]).absolute())
+    return None
+
+
+def _update(sweep_dir: Path, **changes: Any) -> None:
+    path = sweep_dir / "sweep.json"
+    write_json(path, read_json(path) | changes)
+
+
+def open_trials(plan: Plan) -> Trials:
+    """The ledger of a sweep."""
+    if plan.kind == "grid":
+        return Grid(plan.sweep_dir, grid_choices(plan.parameters))
+    from gan_lab.sweep.study import Study
+
+    settings = plan.settings
+    assert settings.sampler is not None
+    assert settings.study_name is not None
+    return Study(
+        sweep_dir=plan.sweep_dir,
+        parameters=plan.parameters,
+        objectives=plan.objectives,
+        num_trials=plan.num_trials,
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+        storage=settings.storage,
+        study_name=settings.study_name,
+        seed=settings.seed,
+    )
+
+
+# ---------------------------------------------------------------------- workers
+
+
+def _command_file(sweep_dir: Path, launcher: str) -> Path:
+    return sweep_dir / "workers" / f"{launcher.replace(':', '-')}.json"
+
+
+def _launch(
+    plan: Plan,
+    trials: Trials,
+    config: DictConfig,
+    hydra_context: HydraContext,
+    task_function: TaskFunction,
+    num_jobs: int,
+    stopped: list[int],
+) -> None:
+    """Starts workers until every trial has ended; new ones if all have died, which one bad trial may bring about."""
+    from hydra.core.plugins import Plugins
+
+    for name in ("hydra_plugins", "hydra._internal.core_plugins"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # the monitor says what is to be said of workers
+    fruitless = 0
+    while trials.waiting() and not stopped:
+        before = counts(plan)
+        num_workers = min(num_jobs, plan.num_trials - before.ended)
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        jobs = [_job(plan.sweep_dir, number, num_jobs) for number in range(max(num_workers, 1))]
+        problem: Exception | None = None
+        try:
+            for job in launcher.launch(jobs, initial_job_idx=0):
+                _ = job.return_value  # a worker's own failure is raised here
+        except Exception as error:
+            problem = error
+        if stopped or not trials.waiting():
+            return
+        fruitless = 0 if counts(plan).ended > before.ended else fruitless + 1
+        reason = (
+            f": {type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}" if problem else ""
+        )
+        if isinstance(problem, ConfigError) or fruitless >= MOST_FRUITLESS_LAUNCHES:
+            raise problem or RunError(f"the workers ended {fruitless} times before any run did{reason}")
+        log.warning(f"workers ended before their runs did{reason}; they are started again")
+
+
+def _job(sweep_dir: Path, number: int, num_jobs: int) -> list[str]:
+    """The overrides that make a job of Hydra's launcher a worker of this sweep."""
+    host = socket.gethostname()
+    settings = {
+        "hydra.sweep.dir": sweep_dir,
+        "hydra.sweep.subdir": f"workers/{host}-{os.getpid()}-{number}",
+        "hydra.output_subdir": None,
+        "hydra.sweeper.n_jobs": num_jobs,
+        f"++hydra.job.env_set.{LAUNCHER}": this_process(),
+    }
+    return [f"{key}={'null' if value is None else _quoted(str(value))}" for key, value in settings.items()]
+
+
+def _quoted(text: str) -> str:
+    """A value as Hydra's grammar takes it literally."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def work_in(sweep_dir: Path) -> None:
+    """What a job of Hydra's launcher does: a worker's part of the sweep, with the settings of its command."""
+    content = read_json(_command_file(sweep_dir, os.environ[LAUNCHER]))
+    plan = Plan.from_content(sweep_dir, content)
+    work(plan, open_trials(plan))
+
+
+@contextmanager
+def _stoppable(sweep_dir: Path) -> Iterator[list[int]]:
+    """The signal that has stopped the sweep, once there is one: its workers save and end. A second one ends at once."""
+    path = stop_file(sweep_dir, this_process())
+    path.unlink(missing_ok=True)
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if stopped:
+            raise Stopped(number)
+        stopped.append(number)
+        path.touch()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------------- resume
+
+
+@dataclass
+class ResumeSweep:
+    """The arguments of `gan-lab resume sweep=...`."""
+
+    sweep: str
+    retry_failed: bool = False
+
+
+def to_resume(sweep_dir: Path, retry_failed: bool) -> tuple[list[str], list[str]]:
+    """(flags, overrides) of the command that goes on with a sweep; failed runs are opened again where asked."""
+    path = sweep_dir / "sweep.json"
+    if not path.is_file():
+        raise ConfigError(f"sweep={sweep_dir} is not the directory of a sweep: it has no sweep.json")
+    content = read_json(path)
+    if retry_failed:
+        if content["kind"] != "grid":
+            raise ConfigError(
+                "retry_failed=true: the failures of a search are results, which its sampler has learned from; "
+                "raise hydra.sweeper.num_trials instead"
+            )
+        for number in range(content["num_trials"]):
+            run_dir = sweep_dir / str(number)
+            if has_ended(run_dir) and read_json(run_dir / "trial.json")["status"] == "failed":
+                (run_dir / "trial.json").unlink()
+    flags = [] if content["config_dir"] is None else [f"--config-dir={content['config_dir']}"]
+    kept = [text for text in content["arguments"] if not text.lstrip("+").startswith("hydra.sweep.dir=")]
+    return flags, kept
