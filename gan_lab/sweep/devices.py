@@ -126,3 +126,21 @@ def _folder() -> Path:
         folder /= f"ray-{os.getpid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
+
+
+# ---------------------------------------------------------------------- submitit's local executor
+
+GPUS = "GAN_LAB_GPUS"
+"""Environment variable: the GPUs that the process that launches workers sees."""
+
+
+def hand_on_gpus() -> None:
+    """In the process that launches workers: remembers its GPUs for `take_gpus`."""
+    os.environ[GPUS] = ",".join(visible_gpus())
+
+
+def take_gpus() -> None:
+    """In a worker, before anything asks for GPUs: shows those of its launcher where submitit's local executor, which
+    lets its jobs see none or the first few, has hidden them."""
+    if os.environ.get("SUBMITIT_EXECUTOR") == "local" and GPUS in os.environ:
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPUS]

@@ -14,7 +14,16 @@ import torch
 
 from gan_lab.errors import RunError
 from gan_lab.sweep import devices
-from gan_lab.sweep.devices import default_num_jobs, gpus, threads_per_run, usable_cores, visible_gpus
+from gan_lab.sweep.devices import (
+    GPUS,
+    default_num_jobs,
+    gpus,
+    hand_on_gpus,
+    take_gpus,
+    threads_per_run,
+    usable_cores,
+    visible_gpus,
+)
 
 BOTH = ["GPU-a", "GPU-b"]
 
@@ -24,7 +33,7 @@ def _own_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks in a folder of the test's own, as a machine of its own would have."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    for name in ("SLURM_JOB_ID", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+    for name in ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", GPUS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -143,6 +152,25 @@ def test_as_many_jobs_as_gpus_have_room_for_or_as_cores(monkeypatch: pytest.Monk
     assert [default_num_jobs(1), default_num_jobs(3)] == [2, 6]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert default_num_jobs(3) == usable_cores()
+
+
+def test_workers_of_submitit_see_the_gpus_of_their_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its local executor shows its jobs no GPU, or the first few of the machine."""
+    monkeypatch.setenv(GPUS, "")  # undone at the end
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-b")
+    hand_on_gpus()
+    for executor, hidden, expected in (
+        ("local", "", ["4", "GPU-b"]),
+        ("local", "0,1", ["4", "GPU-b"]),
+        ("slurm", "0", ["0"]),
+    ):
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", executor)
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        take_gpus()
+        assert visible_gpus() == expected
+    monkeypatch.delenv("SUBMITIT_EXECUTOR")
+    take_gpus()
+    assert visible_gpus() == ["0"]
 
 
 # ---------------------------------------------------------------------- the pool
