@@ -166,7 +166,7 @@ def _task(cfg):  # Hydra reads the signature of its task function
     from hydra.types import RunMode
 
     if "GAN_LAB_LAUNCHER" in os.environ:  # a worker of a sweep, which makes its runs itself
-        from gan_lab.sweep.sweeper import work_in
+        from gan_lab.sweep.worker import work_in
 
         work_in(Path(HydraConfig.get().sweep.dir))
         return None

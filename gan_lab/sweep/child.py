@@ -156,7 +156,7 @@ def _train(run_dir: Path, worker: Connection, threads: int, surroundings: Surrou
     os.environ.clear()
     os.environ.update(surroundings.environment)
     sys.path[:] = surroundings.path
-    sys.orig_argv = surroundings.command
+    sys.orig_argv = [sys.executable, *surroundings.command]  # what run.json names
     os.chdir(surroundings.cwd)
     # In a session of its own it gets no Ctrl-C from the terminal: the worker says when to stop.
     os.setsid()

@@ -24,13 +24,12 @@ from gan_lab.errors import ConfigError, RunError
 from gan_lab.files import read_json, write_json
 from gan_lab.record import git_state, machine, now, versions
 from gan_lab.sweep.devices import default_num_jobs
-from gan_lab.sweep.grid import Grid
 from gan_lab.sweep.monitor import Monitor
 from gan_lab.sweep.plan import Plan, Settings, grid_choices, refuse_unmeasured, settings_of
 from gan_lab.sweep.results import counts, summarise
 from gan_lab.sweep.space import parse_space
 from gan_lab.sweep.trials import Trials, has_ended
-from gan_lab.sweep.worker import LAUNCHER, stop_file, this_process, work
+from gan_lab.sweep.worker import LAUNCHER, command_file, open_trials, stop_file, this_process
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +110,7 @@ def run_sweep(
             + (f", {before.ended} of them done before" if before.ended else "")
             + (f", {num_jobs} at a time" if num_jobs > 1 else "")
         )
-        write_json(_command_file(sweep_dir, this_process()), plan.content())
+        write_json(command_file(sweep_dir, this_process()), plan.content())
         with _stoppable(sweep_dir) as stopped, Monitor(sweep_dir):
             _launch(plan, trials, config, hydra_context, task_function, num_jobs, stopped)
         after = counts(plan)
@@ -245,33 +244,7 @@ def _update(sweep_dir: Path, **changes: Any) -> None:
     write_json(path, read_json(path) | changes)
 
 
-def open_trials(plan: Plan) -> Trials:
-    """The ledger of a sweep."""
-    if plan.kind == "grid":
-        return Grid(plan.sweep_dir, grid_choices(plan.parameters))
-    from gan_lab.sweep.study import Study
-
-    settings = plan.settings
-    assert settings.sampler is not None
-    assert settings.study_name is not None
-    return Study(
-        sweep_dir=plan.sweep_dir,
-        parameters=plan.parameters,
-        objectives=plan.objectives,
-        num_trials=plan.num_trials,
-        sampler=settings.sampler,
-        pruner=settings.pruner,
-        storage=settings.storage,
-        study_name=settings.study_name,
-        seed=settings.seed,
-    )
-
-
 # ---------------------------------------------------------------------- workers
-
-
-def _command_file(sweep_dir: Path, launcher: str) -> Path:
-    return sweep_dir / "workers" / f"{launcher.replace(':', '-')}.json"
 
 
 def _launch(
@@ -329,13 +302,6 @@ def _job(sweep_dir: Path, number: int, num_jobs: int) -> list[str]:
 def _quoted(text: str) -> str:
     """A value as Hydra's grammar takes it literally."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def work_in(sweep_dir: Path) -> None:
-    """What a job of Hydra's launcher does: a worker's part of the sweep, with the settings of its command."""
-    content = read_json(_command_file(sweep_dir, os.environ[LAUNCHER]))
-    plan = Plan.from_content(sweep_dir, content)
-    work(plan, open_trials(plan))
 
 
 @contextmanager

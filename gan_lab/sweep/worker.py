@@ -19,7 +19,8 @@ from gan_lab.files import read_json, write_json
 from gan_lab.record import now
 from gan_lab.sweep.child import Ended, Progress, run_in_child
 from gan_lab.sweep.devices import gpus, visible_gpus
-from gan_lab.sweep.plan import Plan
+from gan_lab.sweep.grid import Grid
+from gan_lab.sweep.plan import Plan, grid_choices
 from gan_lab.sweep.trials import MENDABLE, Outcome, Trial, Trials, read_trial, write_trial
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,40 @@ def stop_file(sweep_dir: Path, launcher: str) -> Path:
 
 def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def command_file(sweep_dir: Path, launcher: str) -> Path:
+    """Where the plan of a command lies, for the workers that it launches."""
+    return sweep_dir / "workers" / f"{launcher.replace(':', '-')}.json"
+
+
+def open_trials(plan: Plan) -> Trials:
+    """The ledger of a sweep."""
+    if plan.kind == "grid":
+        return Grid(plan.sweep_dir, grid_choices(plan.parameters))
+    from gan_lab.sweep.study import Study
+
+    settings = plan.settings
+    assert settings.sampler is not None
+    assert settings.study_name is not None
+    return Study(
+        sweep_dir=plan.sweep_dir,
+        parameters=plan.parameters,
+        objectives=plan.objectives,
+        num_trials=plan.num_trials,
+        sampler=settings.sampler,
+        pruner=settings.pruner,
+        storage=settings.storage,
+        study_name=settings.study_name,
+        seed=settings.seed,
+    )
+
+
+def work_in(sweep_dir: Path) -> None:
+    """What a job of Hydra's launcher does: a worker's part of the sweep, with the settings of its command."""
+    content = read_json(command_file(sweep_dir, os.environ[LAUNCHER]))
+    plan = Plan.from_content(sweep_dir, content)
+    work(plan, open_trials(plan))
 
 
 def work(plan: Plan, trials: Trials) -> None:
