@@ -180,8 +180,6 @@ class Monitor:
         parts = [f"#{number:<4}{trial.share:4.0%} [{bar}]"]
         if (images := _number(trial.live.get("images_seen"))) is not None:
             parts.append(f"{images / 1000:,.1f} kimg")
-        if (speed := _number(trial.live.get("images_per_second"))) is not None:
-            parts.append(f"{speed:,.0f} images/s")
         parts += _values(_mapping(trial.live.get("metrics")), self.objectives)
         if now - trial.heard_at > SECONDS_OF_SILENCE:
             parts.append(f"silent for {tqdm.format_interval(now - trial.heard_at)}")
@@ -389,8 +387,8 @@ class Block:
         try:
             width, height = os.get_terminal_size(self.terminal.fileno())
         except (OSError, ValueError):
-            width, height = 80, 24
-        return max(width, 10), height
+            width = height = 0
+        return max(width or 80, 10), height or 24  # some terminals do not know
 
 
 class Above:
