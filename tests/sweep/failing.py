@@ -13,7 +13,7 @@ from gan_lab.data import Data
 from gan_lab.data.digits import digits
 
 How = Literal[
-    "not", "raises", "exits", "aborts", "killed", "out_of_memory", "memory_error", "hangs", "wrong", "hangs_once"
+    "not", "raises", "exits", "aborts", "killed", "out_of_memory", "memory_error", "hangs", "wrong", "killed_once"
 ]
 
 
@@ -37,7 +37,7 @@ def failing(*, split: str = "train", image_size: int | None = None, how: How = "
         time.sleep(1000)
     if how == "wrong":
         raise ValueError("this data set needs something else")
-    if how == "hangs_once" and not os.path.exists(marker):
+    if how == "killed_once" and not os.path.exists(marker):
         open(marker, "w").close()
         os.kill(os.getpid(), signal.SIGKILL)
     return digits(split="train", image_size=image_size)

@@ -1,0 +1,285 @@
+"""Whole sweeps from the command line: failures are recorded, what was stopped goes on, nothing is run twice."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import command, rows_without_wall_time
+from test_child import wait_for
+from test_cli import SMALL, Result, called, done
+
+from gan_lab.compose import Composer, register_resolvers
+from gan_lab.config import plain
+from gan_lab.files import read_json
+from gan_lab.sweep.results import best_of, experiment_file
+from gan_lab.sweep.sweeper import identity
+from gan_lab.sweep.worker import value_of
+
+HERE = Path(__file__).parent
+FAILING = ["++dataset._target_=failing.failing", "hydra.sweep.dir=sweep"]
+
+
+def sweep(cwd: Path, *arguments: str) -> Result:
+    return called("train", "-m", *SMALL, *arguments, cwd=cwd)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(HERE)])
+
+
+def trials(sweep_dir: Path) -> list[dict]:
+    return [read_json(path) for path in sorted(sweep_dir.glob("*/trial.json"), key=lambda path: int(path.parent.name))]
+
+
+def test_every_failure_is_a_result(failing: None, tmp_path: Path) -> None:
+    marker = tmp_path / "tried before"
+    result = sweep(
+        tmp_path,
+        *FAILING,
+        "++dataset.how=not,raises,killed,out_of_memory,hangs,killed_once",
+        f"++dataset.marker='{marker}'",
+        "hydra.sweeper.timeout_minutes=0.3",
+        "hydra.sweeper.num_retries=1",
+    )
+    found = trials(tmp_path / "sweep")
+    assert [(trial["status"], trial["kind"], trial["attempts"]) for trial in found] == [
+        ("finished", None, 1),
+        ("failed", "crashed", 2),
+        ("failed", "killed", 2),
+        ("failed", "out_of_memory", 2),
+        ("failed", "timed_out", 2),
+        ("finished", None, 2),
+    ]
+    assert found[1]["reason"] == "unexpected KeyError: 'this data set is broken'"
+    assert found[0]["values"] == {"fd": found[5]["values"]["fd"]}
+    assert found[0]["params"] == {"dataset.how": "not"}
+    assert [line for line in result.out.splitlines() if line.startswith("run: ")] == ["run: sweep/0", "run: sweep/5"]
+    assert result.code == 1
+    assert result.err.endswith(
+        "error: 4 of 6 runs failed (reasons above, and in sweep/*/trial.json); "
+        "once mended: gan-lab resume sweep=sweep retry_failed=true\n"
+    )
+    assert "Traceback" not in result.err
+    content = read_json(tmp_path / "sweep" / "sweep.json")
+    assert (content["status"], content["num_trials"], content["objectives"]) == ("finished", 6, {"fd": "minimize"})
+
+
+def test_failed_runs_are_tried_again_once_mended(failing: None, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("def broken(**settings):\n    raise KeyError\n")
+    sys.path.append(str(tmp_path))
+    try:
+        assert sweep(tmp_path, "++dataset._target_=broken.broken", "seed=1,2", "hydra.sweep.dir=sweep").code == 1
+        assert [trial["status"] for trial in trials(tmp_path / "sweep")] == ["failed", "failed"]
+        broken.write_text("from gan_lab.data.digits import digits as broken\n")
+        assert called("resume", "sweep=sweep", cwd=tmp_path).code == 1  # what has failed is done
+        again = called("resume", "sweep=sweep", "retry_failed=true", cwd=tmp_path)
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert again.code == 0, again.err
+    assert [trial["status"] for trial in trials(tmp_path / "sweep")] == ["finished", "finished"]
+
+
+# ---------------------------------------------------------------------- stopped and continued
+
+LONGER = [
+    *("model.width=8", "model.depth=1", "batch_size=16", "budget.kimg=8", "evaluation.num_samples=64"),
+    *("evaluation.every_kimg=2", "callbacks.metrics.every_kimg=0.5", "callbacks.checkpoint.every_kimg=1", "seed=1,2"),
+]
+
+
+def started(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command("train", "-m", *LONGER, *arguments),
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all that it has started, sessions of their own included."""
+    lines = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split()[2:]
+    pairs = list(zip(map(int, lines[::2]), map(int, lines[1::2]), strict=True))
+    found = [pid]
+    for parent in found:
+        found += [child for child, ppid in pairs if ppid == parent]
+    return found
+
+
+def only_sweep(cwd: Path) -> Path:
+    (folder,) = (cwd / "outputs" / "sweeps").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep that is never stopped."""
+    cwd = tmp_path_factory.mktemp("whole")
+    done("train", "-m", *LONGER, cwd=cwd)
+    return only_sweep(cwd)
+
+
+def kill_everything(process: subprocess.Popen[str], sweep_dir: Path) -> None:
+    for pid in descendants(process.pid):
+        os.kill(pid, signal.SIGKILL)
+
+
+def interrupt(process: subprocess.Popen[str], sweep_dir: Path) -> None:
+    process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop", [kill_everything, interrupt])
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_the_same_command_goes_on(
+    stop: Callable[[subprocess.Popen[str], Path], None], launcher: str, whole: Path, tmp_path: Path
+) -> None:
+    engine = [] if launcher == "basic" else ["hydra/launcher=joblib", "hydra.sweeper.n_jobs=2"]
+    first = started(tmp_path, *engine)
+    wait_for(lambda: any((tmp_path / "outputs").glob("sweeps/*/*/checkpoints/last.ckpt")), 90)
+    sweep_dir = only_sweep(tmp_path)
+    stop(first, sweep_dir)
+    printed, _ = first.communicate(timeout=60)
+    if stop is interrupt:
+        assert first.returncode == 130, printed
+        assert f"go on with the same command, or with: gan-lab resume sweep=outputs/sweeps/{sweep_dir.name}" in printed
+        assert read_json(sweep_dir / "sweep.json")["status"] == "interrupted"
+    ended_before = {trial["number"]: trial["ended"] for trial in trials(sweep_dir) if trial["ended"]}
+
+    second = started(tmp_path, *engine)
+    printed, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, printed
+    assert f"going on with outputs/sweeps/{sweep_dir.name}" in printed
+    assert only_sweep(tmp_path) == sweep_dir
+    found = trials(sweep_dir)
+    assert [trial["status"] for trial in found] == ["finished", "finished"]
+    assert {trial["number"]: trial["ended"] for trial in found if trial["number"] in ended_before} == ended_before
+    for number in "01":
+        assert rows_without_wall_time(sweep_dir / number) == rows_without_wall_time(whole / number)
+
+
+def test_one_killed_worker_is_replaced(whole: Path, tmp_path: Path) -> None:
+    process = started(tmp_path, "hydra/launcher=joblib", "hydra.sweeper.n_jobs=2")
+    wait_for(lambda: any((tmp_path / "outputs").glob("sweeps/*/*/checkpoints/last.ckpt")), 90)
+    workers = [pid for pid in descendants(process.pid) if "loky" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(workers[0], signal.SIGKILL)
+    printed, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, printed
+    for number in "01":
+        assert rows_without_wall_time(only_sweep(tmp_path) / number) == rows_without_wall_time(whole / number)
+
+
+def test_a_finished_sweep_is_not_gone_on_with(whole: Path, tmp_path: Path) -> None:
+    shutil.copytree(whole.parents[1], tmp_path / "outputs")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").rglob("trial.json")}
+    result = called("train", "-m", *LONGER, f"hydra.sweep.dir=outputs/sweeps/{whole.name}", cwd=tmp_path)
+    assert result.code == 0
+    assert "2 runs, 2 of them done before" in result.err
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "outputs").rglob("trial.json")} == before
+
+
+def test_another_sweeps_directory_is_refused(whole: Path, tmp_path: Path) -> None:
+    result = called("train", "-m", *LONGER, "batch_size=8", f"hydra.sweep.dir={whole}", cwd=tmp_path)
+    assert result.code == 2
+    assert f"error: hydra.sweep.dir={whole} holds another sweep: gan-lab train -m " in result.err
+
+
+def test_several_at_a_time_need_a_launcher_that_can(tmp_path: Path) -> None:
+    result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.n_jobs=2", "hydra.sweep.dir=sweep")
+    assert result.code == 2
+    assert "hydra.sweeper.n_jobs=2: hydra/launcher=basic runs one at a time; add hydra/launcher=joblib" in result.err
+
+
+def test_wrong_settings_are_named(tmp_path: Path) -> None:
+    result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.num_retries=-1", "hydra.sweep.dir=sweep")
+    assert result.code == 2
+    assert result.err == "error: hydra.sweeper.num_retries=-1: expected an integer at least 0\n"
+    result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.objectives={fdd: minimize}", "hydra.sweep.dir=sweep")
+    assert result.code == 2
+    assert "hydra.sweeper.objectives.fdd: the runs do not measure this; did you mean fd?" in result.err
+
+
+def test_runs_of_several_processes_work_in_a_sweep(tmp_path: Path) -> None:
+    result = sweep(tmp_path, "accelerator=ddp", "accelerator.num_processes=2", "seed=1,2", "hydra.sweep.dir=sweep")
+    assert result.code == 0, result.err
+    assert [trial["status"] for trial in trials(tmp_path / "sweep")] == ["finished", "finished"]
+    seeds = [read_json(tmp_path / "sweep" / number / "run.json")["seed"] for number in "01"]
+    assert seeds == [1, 2]
+
+
+# ---------------------------------------------------------------------- results
+
+
+def test_the_best_run_is_an_experiment(tmp_path: Path) -> None:
+    result = sweep(
+        tmp_path, "loss=vanilla,wgan_gp", "optimizer.lr=1e-3,1e-4", "++model.generator.slope=0.1", "penalty=[r1]",
+        "model.discriminator.norm=none", "hydra.sweep.dir=sweep",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    found = trials(tmp_path / "sweep")
+    best = min(found, key=lambda trial: trial["values"]["fd"])
+    assert f"best: sweep/{best['number']}: fd {best['values']['fd']:.5g}" in result.err
+    text = (tmp_path / "sweep" / "conf" / "experiment" / "best.yaml").read_text()
+    assert text.startswith("# @package _global_\n# The best of 4 runs")
+    again = done(
+        "train", "--config-dir", "sweep/conf", "experiment=best", "hydra.run.dir=again", cwd=tmp_path
+    )  # as the log says
+    assert again.out == "run: again\n"
+    assert rows_without_wall_time(tmp_path / "again") == rows_without_wall_time(
+        tmp_path / "sweep" / str(best["number"])
+    )
+
+
+def test_experiment_files_say_what_overrides_say(tmp_path: Path) -> None:
+    register_resolvers(make=False)
+    overrides = ["experiment=quickstart", "loss=hinge", "optimizer.betas=[0.1,0.9]", "model.width=8", "seed=5"]
+    text = experiment_file(Composer(), overrides, "comment")
+    assert yaml.safe_load(text)["defaults"] == ["quickstart", {"override /loss": "hinge"}, "_self_"]
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(text)
+    mine = plain(Composer(str(tmp_path)).compose(["experiment=mine"]))
+    assert mine == plain(Composer().compose(overrides))
+
+
+def test_best_of_one_and_of_several_objectives() -> None:
+    found = [
+        {"number": 0, "status": "finished", "values": {"fd": 3.0, "recall": 0.5}},
+        {"number": 1, "status": "finished", "values": {"fd": 2.0, "recall": 0.4}},
+        {"number": 2, "status": "finished", "values": {"fd": 4.0, "recall": 0.4}},
+        {"number": 3, "status": "pruned", "values": {"fd": 1.0, "recall": 0.9}},
+        {"number": 4, "status": "failed", "values": {}},
+    ]
+    front = best_of(found, {"fd": "minimize", "recall": "maximize"})
+    assert [trial["number"] for trial in front] == [0, 1]
+    one = [{**trial, "values": {"fd": trial["values"].get("fd", 0.0)}} for trial in found]
+    assert [trial["number"] for trial in best_of(one, {"fd": "minimize"})] == [1]
+    assert [trial["number"] for trial in best_of(one, {"fd": "maximize"})] == [2]
+
+
+def test_the_value_of_a_run() -> None:
+    record = {"metrics": {"fd": 5.0, "recall": 0.3}, "best": {"metric": "fd", "value": 2.0}}
+    assert value_of(record, "fd", of_best=True) == 2.0
+    assert value_of(record, "fd", of_best=False) == 5.0
+    assert value_of(record, "recall", of_best=True) == 0.3
+    assert value_of(record, "coverage", of_best=True) is None
+    assert value_of({"metrics": {"fd": None}}, "fd", of_best=True) is None
+
+
+def test_identity_is_what_is_run_not_where() -> None:
+    one = identity(["seed=1,2", "loss=hinge", "hydra/launcher=joblib", "hydra.sweeper.n_jobs=3"])
+    assert one == identity(["loss=hinge", "seed=1,2", "hydra.sweep.dir=there", "hydra.sweeper.num_trials=50"])
+    assert one == identity(["++loss=hinge", "seed=1,2"])
+    assert one != identity(["loss=hinge", "seed=1,2,3"])
+    assert one != identity(["loss=hinge", "seed=1,2", "hydra/sweeper=optuna"])
