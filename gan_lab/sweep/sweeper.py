@@ -98,7 +98,8 @@ def run_sweep(
 
     sweep_dir = Path(config.hydra.sweep.dir)
     sweep_dir.mkdir(parents=True, exist_ok=True)
-    all_overrides = [*config.hydra.overrides.hydra, *arguments]
+    own = [text for text in config.hydra.overrides.hydra if text != "hydra.mode=MULTIRUN"]  # Hydra adds that one
+    all_overrides = [*own, *arguments]
     with _first_of(sweep_dir) as first:
         plan = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
         trials = open_trials(plan)
