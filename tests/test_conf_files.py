@@ -16,6 +16,7 @@ from PIL import Image
 from gan_lab.compose import Composer, checked_overrides, conf_dir
 from gan_lab.config import check, deciding_metric, problems_of
 from gan_lab.run import train
+from gan_lab.sweep.plan import representative_choices
 
 FILES = sorted(conf_dir().rglob("*.yaml"))
 OPTIONS = [
@@ -157,3 +158,11 @@ def test_defaults_compose_without_overrides() -> None:
     assert checked_overrides([]) == []
     cfg = composed([])
     assert cfg.name == "digits-mlp-vanilla"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FILES if path.parent.name == "sweep"])
+def test_every_choice_of_a_ready_sweep_is_legal(name: str) -> None:
+    """At both ends of each interval, on images and, where the model allows, on points."""
+    assert checked_overrides([f"sweep={name}"], None, representative_choices) == [f"sweep={name}"]
+    if name != "dcgan":
+        checked_overrides([f"sweep={name}", "dataset=gaussian_ring"], None, representative_choices)

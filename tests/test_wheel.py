@@ -64,10 +64,15 @@ def test_wheel_has_every_config_as_it_is_and_nothing_but_the_package(wheel):
     assert len(configs) > 20
     assert {n.removeprefix("gan_lab/"): t for n, t in packed.items() if n.startswith("gan_lab/conf/")} == configs
 
-    sources = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in (ROOT / "gan_lab").rglob("*.py")}
+    plugins = "gan_lab/plugins/"  # whose place is beside the package, where Hydra looks for them
+    sources = {
+        path.relative_to(ROOT).as_posix().removeprefix(plugins): path.read_bytes()
+        for path in (ROOT / "gan_lab").rglob("*")
+        if path.suffix in (".py", ".html", ".css", ".js")
+    }
     rest = {name: text for name, text in packed.items() if not name.startswith("gan_lab/conf/")}
-    assert {name: text for name, text in rest.items() if name.endswith(".py")} == sources
-    assert {name.split("/")[0].split("-")[0] for name in packed} == {"gan_lab"}
+    assert {name: text for name, text in rest.items() if ".dist-info/" not in name} == sources
+    assert {name.split("/")[0].split("-")[0] for name in packed} == {"gan_lab", "hydra_plugins"}
     assert {name.split("/", 1)[1] for name in rest if ".dist-info/" in name} == {
         "METADATA",
         "RECORD",
@@ -90,6 +95,15 @@ def test_help_and_config_are_shown_from_another_folder(installed, tmp_path):
     sources = call(installed / "gan-lab", "train", "--info", "searchpath", cwd=tmp_path)
     assert str(ROOT) not in sources
     assert str(installed.parent) in sources
+
+
+def test_sweepers_are_found_by_hydra(installed, tmp_path):
+    shown = call(installed / "gan-lab", "train", "--info", "plugins", cwd=tmp_path)
+    assert "GridSweeper" in shown
+    assert "OptunaSweeper" in shown
+    assert "\n_target_: hydra_plugins.gan_lab_sweepers.sweepers.GridSweeper" in call(
+        *(installed / "gan-lab", "train", "--cfg", "hydra", "--package", "hydra.sweeper"), cwd=tmp_path
+    )
 
 
 def test_experiment_of_the_user_is_found(installed, tmp_path):

@@ -149,7 +149,7 @@ def representative_choices(swept: list[str], sweeper: DictConfig) -> Iterable[li
     """Choices that stand for all of a sweep: every combination where they are few, else each choice beside the others'
     first one; of an interval, its ends."""
     settings = settings_of(sweeper)
-    _, parameters = parse_space(swept, settings.params or {}, settings.when or {})
+    fixed, parameters = parse_space(swept, settings.params or {}, settings.when or {})
     if is_grid(sweeper):
         grid(parameters)  # an interval is refused
     ends = {
@@ -172,7 +172,7 @@ def representative_choices(swept: list[str], sweeper: DictConfig) -> Iterable[li
             combinations += [{**around, parameter.key: other} for other in ends[parameter.key]]
     seen: list[list[str]] = []
     for combination in combinations:
-        chosen = overrides_of(parameters, combination)
+        chosen = [*fixed, *overrides_of(parameters, combination)]
         if chosen not in seen:
             seen.append(chosen)
     return seen
