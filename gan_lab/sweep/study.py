@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 
 from gan_lab.errors import ConfigError
 from gan_lab.sweep.space import Parameter, overrides_of, value_of
-from gan_lab.sweep.storage import first_line, open_storage, storage_errors
+from gan_lab.sweep.storage import close_storage, first_line, open_storage, storage_errors
 from gan_lab.sweep.suggest import Suggester, build, quiet
 from gan_lab.sweep.trials import Outcome, Trial, read_trial, take_claim
 
@@ -58,8 +58,9 @@ class Study:
     """`gan_lab.sweep.trials.Trials` of a search; one object per process, any number of processes.
 
     sampler, pruner: a component (keys with _target_), None for TPE and for no pruning. storage: the URL of a database
-    that several machines share; None keeps study.db in the sweep's directory. study_name: None is the directory's.
-    stale_seconds: how long a beat may stop before the trial of another machine counts as dead.
+    that several machines share; None keeps a journal in the sweep's directory. study_name: None is the directory's.
+    budget_images: of a whole run, for pruners that want it. stale_seconds: how long a beat may stop before the trial of
+    another machine counts as dead.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Study:
         storage: str | None = None,
         study_name: str | None = None,
         seed: int = 0,
+        budget_images: int | None = None,
         stale_seconds: float = 120.0,
     ):
         try:
@@ -95,7 +97,7 @@ class Study:
         self._pruner = optuna.pruners.NopPruner()
         if pruner is not None and len(objectives) == 1:
             with quiet():
-                self._pruner = build(pruner, "hydra.sweeper.pruner")
+                self._pruner = build(pruner, "hydra.sweeper.pruner", {"budget_images": budget_images})
         self._held: dict[int, _Held] = {}
         self._beats: dict[int, tuple[Any, float]] = {}  # of others' trials: the last one, and when it was first seen
         self._missing: tuple[int, float] | None = None  # how many trials are not queued yet, and since when
@@ -176,8 +178,7 @@ class Study:
         for held in self._held.values():
             held.claim.close()
         self._held.clear()
-        self._storage.remove_session()
-        self._storage._backend.engine.dispose()
+        close_storage(self._storage)
 
     # ------------------------------------------------------------------ the study
 
