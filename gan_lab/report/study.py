@@ -59,7 +59,8 @@ def study(sweep: Sweep, runs: Sequence[Run], objectives: dict[str, Direction]) -
     if len(cards) > 1:
         usual = cards.most_common(1)[0][0]
         others = sum(cards.values()) - cards[usual]
-        note = f"{others} trials were measured by other cards than {usual}, and are left out here."
+        was = "1 trial was measured by another card" if others == 1 else f"{others} trials were measured by other cards"
+        note = f"{was} than {usual}, and {'is' if others == 1 else 'are'} left out here."
         runs = [run for run in runs if run.card_id in (usual, None)]
     found = Study(sweep, list(runs), objectives, parameters(sweep, runs), {}, None, [], note)
     searched = sweep.content.get("kind") == "optuna"
