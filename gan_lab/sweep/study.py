@@ -10,6 +10,7 @@ it shows by a beat that has stopped; the trial is then closed as "replaced" and 
 Every queued trial carries the number of its run (user attribute `run`), which stays when it is replaced.
 """
 
+import copy
 import fcntl
 import logging
 import math
@@ -47,11 +48,25 @@ SECONDS_OF_PATIENCE = 300.0
 class _Held:
     """A trial that this process runs."""
 
-    trial: "optuna.Trial"
+    number: int  # of the study; that of the run may be another
+    trial_id: int
     claim: IO[str]
-    steps: set[int]  # reported so far
     is_over: bool = False  # pruned, or taken over by another machine
     beaten: float = field(default_factory=time.monotonic)
+
+
+class _Noting:
+    """A storage to read from, which keeps what a pruner writes."""
+
+    def __init__(self, storage: Any):
+        self._storage = storage
+        self.written: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        self.written[key] = value
 
 
 class Study:
@@ -130,12 +145,8 @@ class Study:
         """False ends the trial. A value that is no number is left out; several objectives cannot be pruned by."""
         held = self._held[trial.number]
         value = values.get(next(iter(self.objectives)))
-        if held.is_over:
-            return False
-        if len(self.objectives) > 1 or value is None or not math.isfinite(value) or images_seen in held.steps:
-            return True
-        held.is_over = self._patiently(lambda: self._is_over(held, images_seen, value))
-        held.steps.add(images_seen)
+        if len(self.objectives) == 1 and value is not None and math.isfinite(value) and not held.is_over:
+            self._patiently(lambda: self._judge(held, images_seen, value))
         return not held.is_over
 
     def beat(self, trial: Trial) -> None:
@@ -147,7 +158,7 @@ class Study:
         held.beaten = time.monotonic()
         try:
             with _if_ours(held):
-                self._storage.set_trial_user_attr(held.trial._trial_id, "beat", time.time())
+                self._storage.set_trial_user_attr(held.trial_id, "beat", time.time())
         except storage_errors() as error:
             log.debug(f"no beat: {error}")
 
@@ -343,8 +354,7 @@ class Study:
                 ours = self._storage.set_trial_state_values(trial._trial_id, optuna.trial.TrialState.RUNNING)
         elif ours and (content := read_trial(run_dir)) is not None and content["status"] != "running":
             outcome = Outcome(content["status"], content["values"], content["kind"], content["reason"])
-            held = _Held(optuna.Trial(self._loaded(), trial._trial_id), claim, set())
-            self._tell(held, judged(outcome, self.objectives))
+            self._tell(_Held(trial.number, trial._trial_id, claim), judged(outcome, self.objectives))
             ours = False
         if ours:
             return claim
@@ -364,36 +374,48 @@ class Study:
         with quiet():
             mine = optuna.Trial(self._loaded(self._suggester.sampler(run)), trial._trial_id)
             chosen = self._suggester.suggest(mine, run)
-        stored = self._storage.get_trial(trial._trial_id)
-        self._held[run] = _Held(
-            mine, claim, set(stored.intermediate_values), is_over=bool(stored.user_attrs.get("prune"))
-        )
+        held = self._held[run] = _Held(trial.number, trial._trial_id, claim)
+        if verdict := trial.user_attrs.get("verdict"):
+            self._carry_out(held, verdict)
         params = {key: value_of(value) if isinstance(value, str) else value for key, value in chosen.items()}
         return Trial(run, overrides_of(self.parameters, chosen), params)
 
     # ------------------------------------------------------------------ telling
 
-    def _is_over(self, held: _Held, step: int, value: float) -> bool:
+    def _judge(self, held: _Held, step: int, value: float) -> None:
+        """Reports a value and asks the pruner, as one: a worker killed in between has either done nothing or all."""
+        import optuna
+
+        trial = copy.copy(self._storage.get_trial(held.trial_id))
+        if step in trial.intermediate_values:
+            return
+        trial.intermediate_values = {**trial.intermediate_values, step: value}
+        noting: Any = _Noting(self._storage)
+        study = optuna.load_study(study_name=self.name, storage=noting, pruner=self._pruner)
+        is_over = bool(self._pruner.prune(study, trial))
+        verdict = {"step": int(step), "value": float(value), "is_over": is_over, "notes": noting.written}
         with _if_ours(held):
-            held.trial.report(value, step)
-            if held.trial.should_prune():
-                held.trial.set_user_attr("prune", True)  # whoever resumes it hears the same
-                return True
-        return held.is_over
+            self._storage.set_trial_user_attr(held.trial_id, "verdict", verdict)
+            self._carry_out(held, verdict)
+
+    def _carry_out(self, held: _Held, verdict: Mapping[str, Any]) -> None:
+        """Writes what a verdict says where Optuna looks for it; may be done twice."""
+        held.is_over = held.is_over or verdict["is_over"]
+        with _if_ours(held):
+            for key, note in verdict["notes"].items():
+                self._storage.set_trial_system_attr(held.trial_id, key, note)
+            self._storage.set_trial_intermediate_value(held.trial_id, verdict["step"], verdict["value"])
 
     def _tell(self, held: _Held, outcome: Outcome) -> None:
-        from optuna.samplers import RandomSampler
         from optuna.trial import TrialState
 
         states = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
         values = [outcome.values[name] for name in self.objectives] if outcome.status == "finished" else None
-        study = held.trial.study
-        study.sampler = RandomSampler()  # some samplers end the loop of Optuna's own, which is not running here
         with _if_ours(held):
             if outcome.status == "failed":
-                held.trial.set_user_attr("kind", outcome.kind)
-                held.trial.set_user_attr("reason", outcome.reason)
-            study.tell(held.trial.number, values, state=states[outcome.status], skip_if_finished=True)
+                self._storage.set_trial_user_attr(held.trial_id, "kind", outcome.kind)
+                self._storage.set_trial_user_attr(held.trial_id, "reason", outcome.reason)
+            self.study.tell(held.number, values, state=states[outcome.status], skip_if_finished=True)
 
     # ------------------------------------------------------------------ storage
 

@@ -525,6 +525,40 @@ def test_a_trial_resumed_after_it_was_to_end_ends(made: Callable[..., Study]) ->
     assert not study.report(trial, 40000, {"fd": 0.1})
 
 
+class DeadlyPruner(optuna.pruners.BasePruner):
+    """Kills its process when it is asked."""
+
+    def prune(self, study: Any, trial: Any) -> bool:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+
+def test_a_worker_killed_while_a_value_is_judged_has_reported_nothing(made: Callable[..., Study]) -> None:
+    """So that the value, which comes again when the run is resumed, is judged as if nothing had happened."""
+
+    def report() -> None:
+        study = made(pruner={"_target_": f"{__name__}.DeadlyPruner"})
+        study.report(claimed(study), 20000, {"fd": 2.0})
+
+    process = in_process(report)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert frozen(made(), 0).intermediate_values == {}
+
+
+def test_a_verdict_that_a_killed_worker_has_not_carried_out(made: Callable[..., Study]) -> None:
+    study = made()
+    trial = claimed(study)
+    verdict = {"step": 20000, "value": 2.0, "is_over": True, "notes": {"completed_rung_0": 2.0}}
+    study._storage.set_trial_user_attr(frozen(study, 0)._trial_id, "verdict", verdict)
+    study.close()
+    study = made()
+    assert claimed(study) == trial
+    assert frozen(study, 0).intermediate_values == {20000: 2.0}
+    assert frozen(study, 0).system_attrs["completed_rung_0"] == 2.0
+    assert not study.report(trial, 20000, {"fd": 2.0})
+
+
 # ---------------------------------------------------------------------- several objectives
 
 
