@@ -65,7 +65,18 @@ class StopAt(Callback):
             trainer.should_stop = True
 
 
-def reproduce(request: Reproduction) -> dict[str, Any]:
+def reproduce(request: Reproduction) -> Path:
+    """Repeats a run, prints how the numbers compare and returns the new run's directory; RunError if they differ."""
+    result = repeat(request)
+    print(in_words(result))
+    if not result["same"]:
+        raise RunError(
+            f"{result['original']} and its repetition {result['run']} are not the same (all of it: reproduction.json)"
+        )
+    return Path(result["run"])
+
+
+def repeat(request: Reproduction) -> dict[str, Any]:
     """Repeats a run in a new directory, as far as the original got, and compares the two.
 
     Returns what that directory's reproduction.json then holds; see `compare`, and `in_words`.

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from test_resume import RUN, start, wait_for_row
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.files import write_tensors
 from gan_lab.record import RunRecord
-from gan_lab.reproduce import Reproduction, compare, in_words, reproduce
+from gan_lab.reproduce import Reproduction, compare, in_words, repeat, reproduce
 
 QUICK = [*TINY, "callbacks.metrics.every_kimg=0.5", "evaluation.num_samples=64", "callbacks.samples.num=4"]
 
@@ -72,7 +73,7 @@ def change_config(run_dir: Path, key: str, value: Any) -> None:
 
 
 def test_finished_run_is_repeated(run: Path) -> None:
-    result = reproduce(Reproduction("run"))
+    result = repeat(Reproduction("run"))
     assert result["same"]
     (again,) = Path("outputs").glob("*/*-digits-mlp-vanilla-again")
     assert result["run"] == str(again)
@@ -89,10 +90,21 @@ def test_finished_run_is_repeated(run: Path) -> None:
     assert before == after
 
 
-def test_two_repetitions_have_two_directories(run: Path) -> None:
+class Noon(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> "Noon":
+        return cls(2026, 1, 31, 12)
+
+
+def test_two_repetitions_have_two_directories(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_lab.reproduce.datetime", Noon)
     change_config(run, "budget.kimg", 0.032)
     change_record(run, images_seen=32)
-    assert reproduce(Reproduction("run"))["run"] != reproduce(Reproduction("run"))["run"]
+    runs = [repeat(Reproduction("run"))["run"] for _ in range(3)]
+    first = "outputs/2026-01-31/12-00-00-digits-mlp-vanilla-again"
+    assert runs == [first, f"{first}-2", f"{first}-3"]
 
 
 def test_interrupted_run_is_repeated_to_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +118,7 @@ def test_interrupted_run_is_repeated_to_where_it_was_stopped(tmp_path: Path, mon
     images = record_of("run")["images_seen"]
     assert 2000 < images < 6000
 
-    result = reproduce(Reproduction("run", out="again"))
+    result = repeat(Reproduction("run", out="again"))
     assert result["same"], in_words(result)
     assert result["images_seen"] == record_of("again")["images_seen"] == images
     assert record_of("again")["status"] == "interrupted"
@@ -122,13 +134,13 @@ def test_killed_run_is_repeated_to_its_last_checkpoint(run: Path) -> None:
     change_record(run, status="running")
     with (run / "metrics.csv").open("a") as file:
         file.write("2528,1.0\n20")
-    assert reproduce(Reproduction("run", out="again"))["same"]
+    assert repeat(Reproduction("run", out="again"))["same"]
 
 
 def test_run_whose_time_was_up_is_repeated_to_its_last_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     done("train", *QUICK, "budget.kimg=1000000", "budget.minutes=0.005", "hydra.run.dir=run", cwd=tmp_path)
-    result = reproduce(Reproduction("run", out="again"))
+    result = repeat(Reproduction("run", out="again"))
     assert result["same"], in_words(result)
     assert result["num_rows"] > 0
     assert_same_run(Path("run"), Path("again"))
@@ -142,7 +154,7 @@ def test_run_that_the_health_watch_stopped(tmp_path: Path, monkeypatch: pytest.M
     stops += ["callbacks.health.late_factor=1.01", "optimizer.lr=0.1", "budget.kimg=20"]
     result = called("train", *QUICK, *stops, "hydra.run.dir=run", cwd=tmp_path)
     assert "stopped by the health watch" in result.err
-    repeated = reproduce(Reproduction("run", out="again"))
+    repeated = repeat(Reproduction("run", out="again"))
     assert repeated["same"], in_words(repeated)
     assert record_of("again")["error"] == record_of("run")["error"]
 
@@ -150,7 +162,7 @@ def test_run_that_the_health_watch_stopped(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.skipif(joblib.cpu_count() < 2, reason="needs two cores")
 def test_threads_of_the_original_are_used(run: Path) -> None:
     change_record(run, machine={**record_of(run)["machine"], "threads": 2})
-    result = reproduce(Reproduction("run", out="again"))
+    result = repeat(Reproduction("run", out="again"))
     assert record_of("again")["machine"]["threads"] == 2
     assert "threads" not in result["differs"]
 
@@ -161,7 +173,7 @@ def test_threads_of_the_original_are_used(run: Path) -> None:
 def test_other_settings_are_found_out(run: Path) -> None:
     change_config(run, "optimizer.lr", 0.000201)
     change_record(run, versions={**record_of(run)["versions"], "torch": "1.0"}, git={"commit": "abc", "changed": True})
-    result = reproduce(Reproduction("run", out="again"))
+    result = repeat(Reproduction("run", out="again"))
     assert not result["same"]
     first, largest = result["first_difference"], result["largest_final_difference"]
     assert (first["images_seen"], first["metric"]) == (512, "loss/discriminator")
@@ -181,7 +193,7 @@ def test_other_settings_are_found_out(run: Path) -> None:
 
 def test_repetition_that_ends_early_is_compared_too(run: Path) -> None:
     change_config(run, "optimizer.lr", 1e30)
-    result = reproduce(Reproduction("run", out="again"))
+    result = repeat(Reproduction("run", out="again"))
     assert not result["same"]
     assert result["failure"].startswith("the repetition ended early: the generator's loss became nan")
     assert in_words(result).startswith("different: the repetition ended early")
@@ -195,13 +207,23 @@ def test_what_cannot_be_repeated_exactly_is_said(run: Path) -> None:
     ]
     machine = {**record_of(run)["machine"], "threads": 4096}
     change_record(run, resumed=resumed, roll_backs=[{"to_images": 0}], machine=machine)
-    notes = reproduce(Reproduction("run", out="again"))["notes"]
+    notes = repeat(Reproduction("run", out="again"))["notes"]
     assert notes == [
         "the original was resumed at 1,024 images with other settings (optimizer.lr, seed); the repetition has the "
         "last ones from its start",
         "the original was rolled back 1 time(s), to checkpoints that depend on the clock",
         f"the original had 4096 threads, and this process may use {joblib.cpu_count()} cores",
     ]
+
+
+def test_verdict_is_printed_and_a_difference_is_an_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce(Reproduction("run", out="again")) == Path("again")
+    assert capsys.readouterr().out.startswith("same: 4 rows")
+    change_config(run, "seed", 1)
+    with pytest.raises(RunError, match="run and its repetition other are not the same"):
+        reproduce(Reproduction("run", out="other"))
+    assert capsys.readouterr().out.startswith("different: first in loss/discriminator at 512 images")
+    assert json.loads(Path("other", "reproduction.json").read_text())["same"] is False
 
 
 # ---------------------------------------------------------------------- refused
@@ -211,19 +233,19 @@ def test_runs_with_nothing_to_compare_are_refused(run: Path) -> None:
     Path("there").mkdir()
     Path("there", "run.json").touch()
     with pytest.raises(ConfigError, match="out=there already holds a run"):
-        reproduce(Reproduction("run", out="there"))
+        repeat(Reproduction("run", out="there"))
     with RunRecord.load(run).locked(), pytest.raises(RunError, match="is being trained by another process"):
-        reproduce(Reproduction("run"))
+        repeat(Reproduction("run"))
     change_config(run, "batch_size", 0)
     with pytest.raises(ConfigError, match="batch_size=0"):
-        reproduce(Reproduction("run"))
+        repeat(Reproduction("run"))
     (run / "checkpoints" / "last.ckpt").unlink()
     change_record(run, error="it became nan")
     with pytest.raises(RunError, match=r"has no checkpoint, so nothing to compare with \(it failed: it became nan\)"):
-        reproduce(Reproduction("run"))
+        repeat(Reproduction("run"))
     (run / ".hydra" / "config.yaml").unlink()
     with pytest.raises((ConfigError, RunError)):
-        reproduce(Reproduction("run"))
+        repeat(Reproduction("run"))
     assert not Path("outputs").exists()
 
 
@@ -232,7 +254,7 @@ def test_a_run_that_cannot_be_written_to(run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     before = sorted(path.name for path in run.iterdir())
     (run / ".lock").unlink()
-    assert reproduce(Reproduction("run", out="again"))["same"]
+    assert repeat(Reproduction("run", out="again"))["same"]
     assert sorted(path.name for path in run.iterdir()) == [name for name in before if name != ".lock"]
 
 
