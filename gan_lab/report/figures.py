@@ -26,6 +26,8 @@ MOST_ROWS = 20
 MOST_SLICES = 12
 MOST_TICKS = 8
 MANY_DECADES = 1e5
+FAR = 4.0
+"""A floor that is so many times better than all values would leave these no room."""
 MOST_CURVES = 120
 MOST_NUMBERS = 400_000
 """Values in all curves of the page together: about 3 MB of text."""
@@ -150,14 +152,17 @@ def seeds_figure(board: Board, number: int, style_of: dict[str, Style]) -> Figur
     )
     every = [value for entry in data for value in entry["x"]]
     floor = board.floor.get(metric)
-    shapes = [] if floor is None else [_vertical(floor)]
-    scale = _wide([*every, *([] if floor is None else [floor])])
+    is_near = floor is not None and min(every) <= FAR * floor and floor <= FAR * max(every)
+    about_floor = "" if floor is None else f" Real data in the fakes' place score {floor:.4g} (the floor)"
+    if floor is not None:
+        about_floor += ", the dashed line." if is_near else ", which is too far off to be drawn."
+    scale = _wide([*every, *([floor] if floor is not None and is_near else [])])
     more = len([row for row in board.rows if metric in row.values]) - len(rows)
     return Figure(
         f"seeds-{number}",
         "Spread over seeds",
         "A dot is a run, the bar the mean of its configuration."
-        + ("" if floor is None else f" The dashed line is the floor: real data in the fakes' place ({floor:.4g}).")
+        + about_floor
         + (f" The {len(rows)} best configurations; {more} others are in the table." if more > 0 else ""),
         f"{metric} of each run, by configuration",
         90 + 34 * len(rows),
@@ -165,7 +170,7 @@ def seeds_figure(board: Board, number: int, style_of: dict[str, Style]) -> Figur
         {
             "xaxis": _axis(axis_title(metric, board.objectives[metric]), **scale),
             "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "title": {"text": ""}},
-            "shapes": shapes,
+            "shapes": [_vertical(floor)] if floor is not None and is_near else [],
             "margin": {"l": 20, "r": 20, "t": 30, "b": 50},
         },
     )

@@ -12,10 +12,11 @@ from gan_lab.report.figures import Figure, Style, arrow
 from gan_lab.report.leaderboard import Board, Configuration, Spread, direction_of, spread, value_of
 from gan_lab.report.pictures import Picture, in_order, pictures
 from gan_lab.report.runs import Direction, Run
-from gan_lab.report.settings import best_experiment, identity, label, repeat_command, setting, shown
+from gan_lab.report.settings import identity, label, repeat_command, setting, shown
 from gan_lab.report.summary import (
     Summary,
     apart,
+    best_commands,
     card_facts,
     card_name,
     count,
@@ -335,18 +336,8 @@ def _effort_cells(runs: Sequence[Run]) -> list[Cell]:
 def _best(summary: Summary) -> list[dict[str, Any]]:
     """What repeats the best ones."""
     found: list[dict[str, Any]] = []
-    for board in summary.boards:
-        if board.ranked:
-            run = board.ranked[0].best_run
-            where = f"card {board.card_id}, " if len(summary.boards) > 1 and board.card_id is not None else ""
-            command = repeat_command(run)
-            if command is not None:
-                found.append({"what": f"The best one again ({where}run {run.name})", "command": command, "file": None})
-    for sweep in summary.found.whole:
-        experiment = best_experiment(sweep.path)
-        if experiment is not None:
-            what = "The best configuration as an experiment (conf/experiment/best.yaml)"
-            found.append({"what": what, "command": experiment[0], "file": experiment[1]})
+    for what, command, text in best_commands(summary):
+        found.append({"what": what, "command": command, "file": text})
     return found
 
 

@@ -85,9 +85,8 @@ def differing(runs: Sequence[Run]) -> list[str]:
 
 
 def _options(runs: Sequence[Run], group: str) -> set[str]:
-    """The options of a group that are in use; only of `experiment`, none is one as well."""
-    options = {shown(group, run.choices[group]) for run in runs if group in run.choices}
-    return options if group == "experiment" else options - {""}
+    """The options of a group that are in use, as far as it is known."""
+    return {shown(group, run.choices[group]) for run in runs if group in run.choices}
 
 
 def _differs(runs: Sequence[Run], leaf: str) -> bool:
@@ -132,6 +131,10 @@ def repeat_command(run: Run) -> str | None:
     words = [str(word) for word in told] if isinstance(told, list) else []
     words = words[words.index("train") + 1 :] if "train" in words else []
     flags = _flags(words)
+    config_dir = None if run.sweep is None else run.sweep.content.get("config_dir")
+    if config_dir and not flags:  # a worker's record of its trial has overrides alone
+        flags = ["--config-dir", str(config_dir)]
+        words = [*flags, *words]
     if run.overrides and (not words or any(word in ("-m", "--multirun") for word in words)):
         words = [*flags, *run.overrides]
     words = [word for word in words if not word.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir="))]

@@ -8,7 +8,16 @@ from typing import Any
 
 from gan_lab.report.leaderboard import CLEAR, Board, Configuration, Spread, boards, standard_errors, unlike
 from gan_lab.report.runs import STATUSES, Found, Run, Sweep
-from gan_lab.report.settings import TECHNICAL_GROUPS, differing, is_setting, setting, shown, typed_keys
+from gan_lab.report.settings import (
+    TECHNICAL_GROUPS,
+    best_experiment,
+    differing,
+    is_setting,
+    repeat_command,
+    setting,
+    shown,
+    typed_keys,
+)
 from gan_lab.report.study import Study, study
 
 PACKAGES = ("gan_lab", "python", "torch")
@@ -236,7 +245,7 @@ def _counted(seen: Counter[str]) -> list[str]:
 
 
 def verdict(board: Board) -> list[str]:
-    """What is best on a board and how sure that is, a sentence each."""
+    """What is best on a board and how sure that is, a sentence each. Configurations are judged by their mean."""
     if not board.objectives and board.card_id is None:
         return ["Runs without a score are listed, not ranked."]
     if not board.objectives:
@@ -256,11 +265,27 @@ def verdict(board: Board) -> list[str]:
         second = others[0]
         sentences.append(f"Next: {_scored(board, second, metric)}.")
         sentences.append(_sureness(first, second, metric))
+    single = best_single(board)
+    if single is not None and single not in first.runs:
+        row = next(row for row in board.ranked if single in row.runs)
+        value = figure(single.value(metric))
+        where = ", ".join(part for part in (board.row_label(row), single.seed_text) if part)
+        sentences.append(f"The best single run is another configuration's: {single.name} ({where}) with {value}.")
     statuses = first.statuses
     if len(statuses) > 1:
         lost = ", ".join(f"{num} {status}" for status, num in statuses.items() if status != "finished")
         sentences.append(f"Of the best configuration's {count(len(first.runs), 'run')}, {lost}.")
     return [*lead, *sentences]
+
+
+def best_single(board: Board) -> Run | None:
+    """The run with the best value, whatever its configuration's mean."""
+    metric = board.objective
+    runs = [run for row in board.ranked for run in row.counted]
+    if metric is None or not runs:
+        return None
+    pick = max if board.objectives[metric] == "maximize" else min
+    return pick(runs, key=lambda run: run.value(metric) or 0.0)
 
 
 def _scored(board: Board, row: Configuration, metric: str) -> str:
@@ -296,6 +321,27 @@ def _front(board: Board) -> list[str]:
         best = pick(front, key=lambda row: row.values[metric].mean)
         said.append(f"Best in {metric}: {_scored(board, best, metric)}.")
     return said
+
+
+def best_commands(summary: Summary) -> list[tuple[str, str, str | None]]:
+    """(what it is, command, text of the file that it needs) of all that repeats the best ones."""
+    found: list[tuple[str, str, str | None]] = []
+    for board in summary.boards:
+        where = f"card {board.card_id}, " if len(summary.boards) > 1 and board.card_id is not None else ""
+        runs = [board.ranked[0].best_run] if board.ranked else []
+        single = best_single(board) if len(board.objectives) == 1 else None
+        if single is not None and single not in board.ranked[0].runs:
+            runs.append(single)
+        for what, run in zip(("The best configuration", "The best single run"), runs, strict=False):
+            command = repeat_command(run)
+            if command is not None:
+                found.append((f"{what} again ({where}run {run.name})", command, None))
+    for sweep in summary.found.whole:
+        experiment = best_experiment(sweep.path)
+        if experiment is not None:
+            what = "What the sweep wrote as its best trial, an experiment (conf/experiment/best.yaml)"
+            found.append((what, *experiment))
+    return found
 
 
 def mattered(study: Study) -> str | None:

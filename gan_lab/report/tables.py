@@ -8,10 +8,11 @@ from typing import Any
 from gan_lab.report.figures import arrow
 from gan_lab.report.leaderboard import Board, Configuration, value_of
 from gan_lab.report.runs import Run
-from gan_lab.report.settings import best_experiment, label, repeat_command, setting, shown
+from gan_lab.report.settings import label, repeat_command, setting, shown
 from gan_lab.report.summary import (
     Summary,
     apart,
+    best_commands,
     card_facts,
     card_name,
     count,
@@ -170,14 +171,7 @@ def _board(board: Board) -> list[str]:
 
 
 def _best_commands(summary: Summary) -> list[str]:
-    lines: list[str] = []
-    for board in summary.boards:
-        if board.ranked and (command := repeat_command(board.ranked[0].best_run)) is not None:
-            lines += [command]
-    for sweep in summary.found.whole:
-        found = best_experiment(sweep.path)
-        if found is not None:
-            lines += [found[0]]
+    lines = [line for what, command, _ in best_commands(summary) for line in (f"# {what}", command)]
     return ["", "## The best one again", "", *_code(lines)] if lines else []
 
 

@@ -96,6 +96,9 @@ def test_seeds_are_dots_beside_their_mean_and_the_floor(tmp_path):
 
     assert [trace["x"] for trace in figure.data] == [[3.0, 4.0], [5.0], [3.5, 5.0]]
     assert figure.layout["shapes"][0]["x0"] == FLOOR
+    (far,) = boards(find([seeds(tmp_path / "far", vanilla=[30.0, 40.0])]).runs)
+    style_of |= dict.fromkeys([run.name for run in far.runs], styles(["d"])[0])
+    assert figures.seeds_figure(far, 0, style_of).layout["shapes"] == []
     (single,) = boards(find([seeds(tmp_path / "single", vanilla=[3.0], hinge=[5.0])]).runs)
     assert figures.seeds_figure(single, 0, style_of) is None
 

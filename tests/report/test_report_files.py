@@ -206,6 +206,7 @@ def test_what_comes_from_runs_is_text_and_never_markup(tmp_path):
     assert page.read_text().count(EVIL) == 0
     assert Page(page).text.count(EVIL) > 20
     assert json.loads(scripts[0])["runs"]
+    assert not set("<>&") & set(scripts[0])  # nothing that a browser could take for a tag
     assert EVIL not in re.sub(r"```.*?```", "", text.read_text(), flags=re.DOTALL)
 
 

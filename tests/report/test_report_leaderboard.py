@@ -5,7 +5,7 @@ from made_runs import CARD, CARDS, FLOOR, OTHER_CARD, seeds, write_run, write_sw
 
 from gan_lab.report.leaderboard import Spread, boards, dominates, spread, standard_errors, unlike
 from gan_lab.report.runs import find
-from gan_lab.report.summary import apart, summarise, verdict
+from gan_lab.report.summary import apart, best_commands, summarise, verdict
 
 
 def boards_of(*folders):
@@ -201,11 +201,23 @@ def test_standard_errors_of_a_difference():
 def test_the_verdict_says_how_sure_it_is(tmp_path, second, words):
     (board,) = boards_of(seeds(tmp_path, vanilla=[3.0, 3.1, 3.2], hinge=second))
 
-    best, following, sureness = verdict(board)
+    best, following, sureness = verdict(board)[:3]
 
     assert best == "Best: loss=vanilla with fd 3.1 ± 0.1 over 3 seeds, 1.55x the floor (2)."
     assert following.startswith("Next: loss=hinge with fd ")
     assert words in sureness
+
+
+def test_a_best_single_run_of_another_configuration_is_named(tmp_path):
+    summary = summarise(find([seeds(tmp_path, vanilla=[3.0, 3.2], hinge=[2.5, 9.0])]))
+
+    (board,) = summary.boards
+    assert labels(board) == ["loss=vanilla", "loss=hinge"]
+    assert "The best single run is another configuration's: hinge-1 (loss=hinge, seed 1) with 2.5." in verdict(board)
+    assert [(what, command) for what, command, _ in best_commands(summary)] == [
+        ("The best configuration again (run vanilla-1)", "gan-lab train loss=vanilla seed=1"),
+        ("The best single run again (run hinge-1)", "gan-lab train loss=hinge seed=1"),
+    ]
 
 
 def test_nothing_finished_is_nothing_ranked(tmp_path):

@@ -65,7 +65,7 @@ def test_every_path_that_leads_to_no_run_is_named(tmp_path):
 def test_a_half_written_line_and_an_older_header_are_passed_over(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text(
-        "images_seen,fd,fd/floor,card\n100,5.5,2,c\n200,,,\nnot a number,1,1,c\n300,4\n400,3.25,2,c\n500,3."
+        "images_seen,fd,fd/floor,card\n100,5.5,2,c\n200,,,\nnot a number,1,1,c\n300,4\n400,3.25,2,c\n500,9.75,2,c"
     )
 
     metrics = read_metrics(path)

@@ -140,3 +140,10 @@ def test_the_command_that_repeats_a_run(tmp_path, command, overrides, expected):
     run = read_run(write_run(tmp_path / "run", [3.0], command=command, overrides=overrides), "run")
 
     assert repeat_command(run) == expected
+
+
+def test_the_command_of_a_trial_knows_the_sweeps_own_configuration(tmp_path):
+    sweep = write_sweep(tmp_path / "sweep", config_dir="mine")
+    write_run(sweep / "0", [3.0], settings={"loss": "hinge"}, trial={})
+
+    assert repeat_command(runs_of(sweep)[0]) == "gan-lab train --config-dir mine loss=hinge seed=0"
