@@ -7,14 +7,15 @@ from pathlib import Path
 
 @dataclass
 class Report:
-    """The arguments of the verb. runs: directories of runs, sweeps, or folders of them; globs are allowed."""
+    """The arguments of the verb. runs: directories of runs, of sweeps, or folders of them; one may be given bare, and
+    globs are allowed."""
 
     runs: list[str] | str
     out: str | None = None
 
-    @property
-    def paths(self) -> list[Path]:
-        return [Path(text) for text in ([self.runs] if isinstance(self.runs, str) else self.runs)]
+    def __post_init__(self) -> None:
+        if isinstance(self.runs, str):
+            self.runs = [self.runs]
 
 
 def report(runs: Sequence[Path], out: Path | None = None) -> list[Path]:

@@ -300,8 +300,8 @@ def test_without_a_package_for_the_page_text_and_table_are_written(tmp_path, mon
 
 
 def test_the_verbs_arguments_are_checked():
-    assert checked_arguments(["runs=[a,b]", "out=c"], Report).paths == [Path("a"), Path("b")]
-    assert checked_arguments(["runs=outputs/sweeps/*"], Report).paths == [Path("outputs/sweeps/*")]
+    assert checked_arguments(["runs=[a,b]", "out=c"], Report) == Report(["a", "b"], "c")
+    assert checked_arguments(["runs=outputs/sweeps/*"], Report).runs == ["outputs/sweeps/*"]
     with pytest.raises(ConfigError, match="runs is missing"):
         checked_arguments(["out=c"], Report)
     with pytest.raises(ConfigError, match="rnus: unknown key; did you mean runs"):
