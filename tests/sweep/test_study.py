@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from gan_lab.compose import conf_dir
 from gan_lab.errors import ConfigError
 from gan_lab.sweep.space import parse_space
-from gan_lab.sweep.trials import Outcome, Trial
+from gan_lab.sweep.trials import Outcome, Trial, take_claim
 
 optuna = pytest.importorskip("optuna", reason="needs the extra optuna")
 from gan_lab.sweep.study import Study, judged  # noqa: E402
@@ -115,7 +115,12 @@ def test_a_search_has_as_many_trials_as_asked_for(made: Callable[..., Study], tm
     assert numbers(study) == {"finished": 3}
     assert not study.waiting()
     assert study.claim() is None
-    assert sorted(path.name for path in (tmp_path / "sweep").iterdir() if path.is_dir()) == ["0", "1", "2"]
+    folders = sorted(path for path in (tmp_path / "sweep").iterdir() if path.is_dir())
+    assert [path.name for path in folders] == ["0", "1", "2"]
+    for folder in folders:  # nobody holds them any more
+        claim = take_claim(folder)
+        assert claim is not None
+        claim.close()
 
 
 def test_a_trial_is_overrides_and_typed_values(made: Callable[..., Study]) -> None:
@@ -584,6 +589,7 @@ def test_the_pareto_front_of_several_objectives(made: Callable[..., Study], samp
     ]
     assert study.best() == front
     assert 1 < len(front) < 11
+    assert not any(one.intermediate_values for one in study.study.trials)
 
 
 def test_best_of_nothing(made: Callable[..., Study]) -> None:
@@ -607,11 +613,24 @@ def test_every_combination_once(made: Callable[..., Study], target: str) -> None
         study.finish(trial, finished(1.0) if trial.number % 2 else Outcome("failed", {}, "crashed", "it crashed"))
         seen.append(tuple(trial.overrides))
     assert len(set(seen)) == len(seen) == 12
-    assert {texts[0] for texts in seen[:4]} != {seen[0][0]}  # in random order
+    assert seen != sorted(seen)  # in random order
     few = made(where="few", parameters=space, sampler=node, num_trials=5)
     more = made(where="few", parameters=space, sampler=node, num_trials=9)
     assert few.num_trials == 5
     assert more.num_trials == 9
+
+
+def test_trials_of_qmc_are_points_of_one_sequence(made: Callable[..., Study]) -> None:
+    """Sobol's: after a random one, the first eight lie one in each eighth; what has a condition is random."""
+    space = parse_space(["x=interval(0,1)", "f=true,false", "w=interval(0,1)"], when={"w": "f=true"})[1]
+    study = made(parameters=space, num_trials=9, sampler=option("sampler", "qmc"))
+    trials = []
+    while (trial := study.claim()) is not None:
+        study.finish(trial, finished(1.0))
+        trials.append(trial.params)
+    assert sorted(int(8 * params["x"]) for params in trials[1:]) == list(range(8))
+    conditional = [params["w"] for params in trials if params["f"]]
+    assert len(set(conditional)) == len(conditional) > 2
 
 
 def test_all_files_are_there() -> None:
@@ -707,7 +726,9 @@ def shared(made: Callable[..., Study], tmp_path: Path) -> Callable[..., Study]:
 
 def test_two_machines_share_the_trials(shared: Callable[..., Study], tmp_path: Path) -> None:
     one, other = shared("one", num_trials=4), shared("other", num_trials=4)
-    first, second = claimed(one), claimed(other)
+    first, free = claimed(one), frozen(one, 1)
+    second = claimed(other)
+    assert one._taken(1, free, "WAITING") is None  # by one that still took it for free
     assert (first.number, second.number) == (0, 1)
     for study, trial in ((one, first), (other, second)):
         study.finish(trial, finished(1.0))
