@@ -12,6 +12,9 @@ from gan_lab.report.settings import shown
 FEWEST_TRIALS = 8
 """Finished trials from which importances are computed; with fewer they would be chance."""
 
+MOST_FOR_ALL_TREES = 200
+"""Trials from which on the forest that explains them has fewer trees than optuna's 64."""
+
 WIDE = 10.0
 """Values whose largest is so many times the smallest are shown, and explained, by their logarithm."""
 
@@ -154,5 +157,6 @@ def _fanova(optuna: Any, runs: Sequence[Run], values: Sequence[float], common: S
     for index, value in enumerate(values):
         params = {key: column[index] for key, column in columns.items()}
         rebuilt.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, value=value))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    num_trees = max(8, min(64, 64 * MOST_FOR_ALL_TREES // len(values)))  # else a thousand trials take a minute
+    evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=num_trees, seed=0)
     return optuna.importance.get_param_importances(rebuilt, evaluator=evaluator)

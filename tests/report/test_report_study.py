@@ -157,3 +157,23 @@ def test_scales_are_those_of_the_space_or_of_the_values(tmp_path):
         Parameter("loss", is_numeric=False, is_log=False, always=True),
         Parameter("seed", is_numeric=False, is_log=False, always=True),
     ]
+
+
+def test_a_forest_for_many_trials_is_small_and_still_right(tmp_path, monkeypatch):
+    import optuna.importance
+
+    trees: list[int] = []
+    evaluator = optuna.importance.FanovaImportanceEvaluator
+
+    def counted(*, n_trees, seed):
+        trees.append(n_trees)
+        return evaluator(n_trees=n_trees, seed=seed)
+
+    monkeypatch.setattr(optuna.importance, "FanovaImportanceEvaluator", counted)
+    sweep = grid(tmp_path / "sweep", lambda a, b: a + b / 100, batch_size=[1, 2, 3, 4], model__width=[1, 2])
+    study_of(sweep)
+    monkeypatch.setattr("gan_lab.report.study.MOST_FOR_ALL_TREES", 2)
+    found = study_of(sweep)
+
+    assert trees == [64, 16]
+    assert found.importances["fd"]["batch_size"] > 0.9
