@@ -352,11 +352,14 @@ def deciding_metric(config: RunConfig) -> str | None:
     return next((name for name in ("fid", "fd", "kid", "kd", "sliced_wasserstein") if name in names), None)
 
 
+TECHNICAL = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")
+"""How the keys begin that say where a run computes and what it writes, not what it is."""
+
+
 def hyperparameters(config: RunConfig) -> dict[str, Any]:
     """Every leaf that runs are compared by: not where the run computes, what it writes, or what is not set."""
-    technical = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")
     leaves = flat_keys(asdict(config))
-    return {key: value for key, value in leaves if value is not None and not key.startswith(technical)}
+    return {key: value for key, value in leaves if value is not None and not key.startswith(TECHNICAL)}
 
 
 def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:

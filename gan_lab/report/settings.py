@@ -6,12 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gan_lab.config import TECHNICAL
 from gan_lab.report.runs import Run
 
-TECHNICAL = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")
-"""Where a run computes and what it writes: compared only where a sweep chose it (see `config.hyperparameters`)."""
-
-TECHNICAL_GROUPS = ("accelerator", "callbacks", "evaluation", "logger")
+TECHNICAL_GROUPS = ("accelerator", "callbacks", "evaluation", "logger")  # compared only where a sweep chose them
 MOST_LABEL_CHARACTERS = 90
 
 

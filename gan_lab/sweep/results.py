@@ -1,19 +1,21 @@
 """What a sweep ends with: the best runs, the command and the experiment file that repeat them, and the report."""
 
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import yaml
 
 from gan_lab.compose import Composer, parsed
 from gan_lab.config import plain
-from gan_lab.errors import ConfigError, RunError
+from gan_lab.errors import RunError
 from gan_lab.files import replacing
 from gan_lab.sweep.plan import Direction, Plan
 from gan_lab.sweep.trials import Trial, read_trial
-from gan_lab.sweep.worker import shell_command
+from gan_lab.sweep.worker import command_of
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +43,41 @@ def counts(plan: Plan) -> Counts:
     return Counts(*(statuses.count(status) for status in Counts._fields))
 
 
-def best_of(trials: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[Mapping[str, Any]]:
-    """The best finished trial; of several objectives, every one that no other beats in all (the Pareto front)."""
-    done = [trial for trial in trials if trial["status"] == "finished" and trial["values"]]
+class Best(NamedTuple):
+    """A configuration that has won: one of its trials (the first), and each objective's mean over its seeds."""
 
-    def losses(trial: Mapping[str, Any]) -> list[float]:
-        return [value if objectives[name] == "minimize" else -value for name, value in trial["values"].items()]
+    trial: Mapping[str, Any]
+    values: dict[str, float]
+    num_seeds: int
 
-    def beaten(trial: Mapping[str, Any]) -> bool:
-        mine = losses(trial)
+    def __str__(self) -> str:
+        values = ", ".join(f"{name} {value:.5g}" for name, value in self.values.items())
+        return values if self.num_seeds == 1 else f"{values} (mean of {self.num_seeds} seeds)"
+
+
+def best_of(trials: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[Best]:
+    """The best configuration, trials that differ in their seed alone being one; of several objectives, each that no
+    other beats in all (the Pareto front)."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        if trial["status"] == "finished" and trial["values"]:
+            choices = {key: value for key, value in trial["params"].items() if key != "seed"}
+            groups.setdefault(repr(choices), []).append(trial)
+    found = [
+        Best(group[0], {name: fmean(trial["values"][name] for trial in group) for name in objectives}, len(group))
+        for group in groups.values()
+    ]
+
+    def losses(best: Best) -> list[float]:
+        return [value if objectives[name] == "minimize" else -value for name, value in best.values.items()]
+
+    def beaten(best: Best) -> bool:
+        mine = losses(best)
         return any(
-            other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in map(losses, done)
+            other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in map(losses, found)
         )
 
-    front = [trial for trial in done if not beaten(trial)]
+    front = [best for best in found if not beaten(best)]
     return front[:1] if len(objectives) == 1 else front
 
 
@@ -64,14 +87,17 @@ def summarise(plan: Plan) -> None:
     number = counts(plan)
     log.info(f"{number.finished} runs finished, {number.pruned} pruned, {number.failed} failed")
     best = best_of(trials, plan.objectives) if plan.objectives else []
-    for entry in best:
-        values = ", ".join(f"{name} {value:.5g}" for name, value in entry["values"].items())
-        trial = Trial(entry["number"], entry["overrides"], entry["params"])
-        log.info(f"best: {plan.sweep_dir / str(trial.number)}: {values}")
-        log.info(f"  again: {shell_command(plan.overrides(trial))}")
+    for one in best:
+        trial = _as_trial(one.trial)
+        log.info(f"best: {plan.sweep_dir / str(trial.number)}: {one}")
+        log.info(f"  again: {shlex.join(command_of(plan.overrides(trial), plan.config_dir))}")
     if len(best) == 1:
         _write_experiment(plan, best[0])
     _write_report(plan.sweep_dir)
+
+
+def _as_trial(content: Mapping[str, Any]) -> Trial:
+    return Trial(content["number"], content["overrides"], content["params"])
 
 
 def _write_report(sweep_dir: Path) -> None:
@@ -80,18 +106,17 @@ def _write_report(sweep_dir: Path) -> None:
     try:
         for path in report([sweep_dir]):
             log.info(f"report: {path}")
-    except ConfigError as error:  # a package that plots is missing
-        log.info(f"no report: {error}")
+    except Exception as error:  # a missing package, a full disk: the sweep is done all the same
+        log.warning(f"no report: {error}")
 
 
-def _write_experiment(plan: Plan, entry: Mapping[str, Any]) -> None:
+def _write_experiment(plan: Plan, best: Best) -> None:
     """conf/experiment/best.yaml in the sweep's directory: its configuration as an experiment of one's own."""
-    trial = Trial(entry["number"], entry["overrides"], entry["params"])
+    trial = _as_trial(best.trial)
     path = plan.sweep_dir / "conf" / "experiment" / "best.yaml"
-    values = ", ".join(f"{name} {value:.5g}" for name, value in entry["values"].items())
     composer = Composer(plan.config_dir)
     text = experiment_file(
-        composer, plan.overrides(trial), f"The best of {plan.num_trials} runs (run {trial.number}): {values}"
+        composer, plan.overrides(trial), f"The best of {plan.num_trials} runs (run {trial.number}): {best}"
     )
     with replacing(path) as file:
         file.write(text.encode())

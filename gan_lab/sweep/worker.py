@@ -4,7 +4,6 @@ import fcntl
 import logging
 import math
 import os
-import shlex
 import signal
 import socket
 import threading
@@ -194,7 +193,7 @@ def _attempt(
 
         return run_in_child(
             run_dir,
-            command=["gan-lab", "train", *plan.overrides(trial)],
+            command=command_of(plan.overrides(trial), plan.config_dir),
             threads=plan.threads,
             environment=environment,
             timeout_seconds=None if plan.timeout_minutes is None else 60 * plan.timeout_minutes,
@@ -275,5 +274,7 @@ def value_of(record: dict[str, Any], metric: str, of_best: bool) -> float | None
     return None if value is None or not math.isfinite(value) else value
 
 
-def shell_command(overrides: list[str]) -> str:
-    return shlex.join(["gan-lab", "train", *overrides])
+def command_of(overrides: list[str], config_dir: str | None) -> list[str]:
+    """What repeats a run."""
+    flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
+    return ["gan-lab", "train", *flags, *overrides]

@@ -2,7 +2,7 @@ import pytest
 from made_runs import seeds, write_run, write_sweep, write_trial
 
 from gan_lab.report.runs import find, read_run
-from gan_lab.report.settings import TECHNICAL, differing, identity, is_setting, label, repeat_command, short_keys
+from gan_lab.report.settings import differing, identity, is_setting, label, repeat_command, short_keys
 
 
 def runs_of(folder):
@@ -52,7 +52,7 @@ def test_technical_keys_count_only_where_a_sweep_chose_them(tmp_path):
 
 def test_the_technical_keys_are_those_that_runs_are_not_compared_by():
     from gan_lab.compose import Composer, register_resolvers
-    from gan_lab.config import check, flat_keys, hyperparameters, plain
+    from gan_lab.config import TECHNICAL, check, flat_keys, hyperparameters, plain
 
     register_resolvers(make=False)
     cfg = Composer().compose(["hydra.job.num=0"])

@@ -254,18 +254,33 @@ def test_experiment_files_say_what_overrides_say(tmp_path: Path) -> None:
 
 
 def test_best_of_one_and_of_several_objectives() -> None:
+    results: list[tuple[str, dict[str, float]]] = [
+        ("finished", {"fd": 3.0, "recall": 0.5}),
+        ("finished", {"fd": 2.0, "recall": 0.4}),
+        ("finished", {"fd": 4.0, "recall": 0.4}),
+        ("pruned", {"fd": 1.0, "recall": 0.9}),
+        ("failed", {}),
+    ]
     found = [
-        {"number": 0, "status": "finished", "values": {"fd": 3.0, "recall": 0.5}},
-        {"number": 1, "status": "finished", "values": {"fd": 2.0, "recall": 0.4}},
-        {"number": 2, "status": "finished", "values": {"fd": 4.0, "recall": 0.4}},
-        {"number": 3, "status": "pruned", "values": {"fd": 1.0, "recall": 0.9}},
-        {"number": 4, "status": "failed", "values": {}},
+        {"number": number, "status": status, "values": values, "params": {"x": number}}
+        for number, (status, values) in enumerate(results)
     ]
     front = best_of(found, {"fd": "minimize", "recall": "maximize"})
-    assert [trial["number"] for trial in front] == [0, 1]
-    one = [{**trial, "values": {"fd": trial["values"].get("fd", 0.0)}} for trial in found]
-    assert [trial["number"] for trial in best_of(one, {"fd": "minimize"})] == [1]
-    assert [trial["number"] for trial in best_of(one, {"fd": "maximize"})] == [2]
+    assert [best.trial["number"] for best in front] == [0, 1]
+    assert [best.trial["number"] for best in best_of(found, {"fd": "minimize"})] == [1]
+    assert [best.trial["number"] for best in best_of(found, {"fd": "maximize"})] == [2]
+
+
+def test_the_best_configuration_is_the_best_mean_over_seeds() -> None:
+    """One lucky seed does not win."""
+    results = [("hinge", 1, 1.0), ("hinge", 2, 9.0), ("vanilla", 1, 3.0), ("vanilla", 2, 4.0)]
+    found = [
+        {"number": n, "status": "finished", "values": {"fd": fd}, "params": {"loss": loss, "seed": seed}}
+        for n, (loss, seed, fd) in enumerate(results)
+    ]
+    (best,) = best_of(found, {"fd": "minimize"})
+    assert (best.trial["number"], best.values, best.num_seeds) == (2, {"fd": 3.5}, 2)
+    assert str(best) == "fd 3.5 (mean of 2 seeds)"
 
 
 def test_the_value_of_a_run() -> None:
