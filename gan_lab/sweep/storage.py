@@ -82,7 +82,7 @@ def _database(url: str) -> Any:
             break
         except ImportError as error:
             raise ConfigError(
-                f"{name}: its driver is not installed; for PostgreSQL: pip install 'psycopg[binary]', and "
+                f"{name}: its driver is not installed; for PostgreSQL: pip install 'gan_lab[postgresql]', and "
                 "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
             ) from error
         except (sqlalchemy.exc.ArgumentError, RuntimeError) as error:  # no URL; made by another version of Optuna

@@ -26,7 +26,7 @@ optuna = pytest.importorskip("optuna", reason="needs the extra optuna")
 pytest.importorskip("psycopg", reason="needs the package psycopg")
 from gan_lab.sweep.study import Study  # noqa: E402
 
-NUM_TRIALS = 10
+NUM_TRIALS = 6
 WORKER = """
 import json, sys, time
 from pathlib import Path

@@ -685,6 +685,12 @@ def test_wrong_settings(made: Callable[..., Study], changes: dict[str, Any], pro
     assert "secret" not in str(caught.value)
 
 
+def test_a_driver_that_is_missing(made: Callable[..., Study], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"its driver is not installed; .*pip install 'gan_lab\[postgresql\]'"):
+        made(storage="postgresql+psycopg://me@host/x")
+
+
 def test_a_study_of_this_name_that_searches_something_else_is_refused(made: Callable[..., Study]) -> None:
     made()
     with pytest.raises(ConfigError, match="there is a study of this name with another space; choose another name"):
