@@ -665,7 +665,7 @@ def test_components_within_components(made: Callable[..., Study]) -> None:
         ),
         (
             {"pruner": {"_target_": "optuna.pruners.MedianPruner", "n_startup_trials": -1}},
-            "hydra.sweeper.pruner: Number of startup trials cannot be negative, but got n_startup_trials=-1.",
+            "hydra.sweeper.pruner: Number of startup trials cannot be negative",
         ),
         (
             {"sampler": {"_target_": "optuna.samplers.BruteForceSampler"}},
