@@ -17,10 +17,11 @@ SECONDS_BETWEEN_TRIES = 0.2
 
 
 def usable_cores() -> int:
-    """The cores that this process may use: its CPU affinity and its control group's quota count."""
+    """The cores that this process may use: its CPU affinity, its control group's quota and SLURM's share count."""
     import joblib  # scikit-learn's
 
-    return joblib.cpu_count()
+    share = os.environ.get("SLURM_CPUS_PER_TASK", "")  # not every cluster binds its jobs to their cores
+    return min(joblib.cpu_count(), int(share)) if share.isdigit() and int(share) > 0 else joblib.cpu_count()
 
 
 def threads_per_run(num_jobs: int) -> int:

@@ -9,6 +9,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
+import joblib
 import pytest
 import torch
 
@@ -33,7 +34,15 @@ def _own_pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks in a folder of the test's own, as a machine of its own would have."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    for name in ("SLURM_JOB_ID", "SUBMITIT_EXECUTOR", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", GPUS):
+    names = (
+        "SLURM_JOB_ID",
+        "SLURM_CPUS_PER_TASK",
+        "SUBMITIT_EXECUTOR",
+        "CUDA_VISIBLE_DEVICES",
+        "OMP_NUM_THREADS",
+        GPUS,
+    )
+    for name in names:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -112,6 +121,13 @@ def test_cores_are_those_that_this_process_may_use() -> None:
     program = "import os; os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])\n"
     program += "from gan_lab.sweep.devices import usable_cores; print(usable_cores())"
     assert printed(program) == "1"
+
+
+def test_slurm_may_give_fewer_cores_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 8)
+    for share, expected in (("4", 4), ("64", 8), ("0", 8), ("", 8)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", share)
+        assert usable_cores() == expected
 
 
 # ---------------------------------------------------------------------- what is there
