@@ -98,7 +98,7 @@ def made_small(cfg: DictConfig) -> int:
 def test_there_are_files() -> None:
     groups = {group for group, _ in OPTIONS}
     expected = {"model", "dataset", "loss", "penalty", "optimizer", "accelerator", "evaluation", "logger", "callbacks"}
-    assert groups == expected | {"experiment"}
+    assert groups == expected | {"experiment", "sweep"}
     assert len(OPTIONS) >= 33
 
 

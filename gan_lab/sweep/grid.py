@@ -13,6 +13,7 @@ class Grid:
     def __init__(self, sweep_dir: Path, choices: Sequence[tuple[list[str], dict[str, Any]]]):
         self.sweep_dir = sweep_dir
         self.choices = choices
+        self.num_trials = len(choices)
         self._ended: set[int] = set()
         self._claims: dict[int, IO[str]] = {}
 

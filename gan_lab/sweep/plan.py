@@ -58,6 +58,7 @@ class Plan:
     parameters: list[Parameter]
     objectives: dict[str, Direction]
     num_trials: int
+    budget_images: int
     config_dir: str | None
     settings: Settings
     runs_per_machine: int
@@ -112,6 +113,7 @@ class Plan:
             "space": [asdict(parameter) for parameter in self.parameters],
             "objectives": self.objectives,
             "num_trials": self.num_trials,
+            "budget_images": self.budget_images,
             "config_dir": self.config_dir,
             "settings": asdict(self.settings),
             "runs_per_machine": self.runs_per_machine,
@@ -126,6 +128,7 @@ class Plan:
             [_parameter(entry) for entry in content["space"]],
             content["objectives"],
             content["num_trials"],
+            content["budget_images"],
             content["config_dir"],
             Settings(**content["settings"]),
             content["runs_per_machine"],

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,6 +103,9 @@ def run_sweep(
     with _first_of(sweep_dir) as first:
         plan = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
         trials = open_trials(plan)
+        if trials.num_trials != plan.num_trials:  # an earlier command asked for more, or there are fewer combinations
+            plan = replace(plan, num_trials=trials.num_trials)
+            _update(sweep_dir, num_trials=plan.num_trials)
         if first:
             _update(sweep_dir, status="running", ended=None)
         before = counts(plan)
@@ -112,6 +115,9 @@ def run_sweep(
             + (f", {num_jobs} at a time" if num_jobs > 1 else "")
         )
         write_json(command_file(sweep_dir, this_process()), plan.content())
+        if settings.storage is not None:  # its URL may hold a password
+            for path in (command_file(sweep_dir, this_process()), sweep_dir / "sweep.json"):
+                path.chmod(0o600)
         with _stoppable(sweep_dir) as stopped, Monitor(sweep_dir):
             _launch(plan, trials, config, hydra_context, task_function, num_jobs, stopped)
         after = counts(plan)
@@ -193,6 +199,7 @@ def _planned(
         parameters=parameters,
         objectives=objectives,
         num_trials=len(choices) if kind == "grid" else settings.num_trials or 20,
+        budget_images=round(run.budget.kimg * 1000),
         config_dir=config_dir,
         settings=settings,
         runs_per_machine=1 if _has_own_cores(config) else num_jobs,

@@ -33,6 +33,8 @@ class Outcome(NamedTuple):
 class Trials(Protocol):
     """The ledger of a sweep, shared by all its workers in all processes."""
 
+    num_trials: int
+
     def claim(self) -> Trial | None:
         """The next trial to run, or one whose worker has died, to take over; None if there is none now."""
 

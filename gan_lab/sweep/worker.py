@@ -63,6 +63,7 @@ def open_trials(plan: Plan) -> Trials:
         storage=settings.storage,
         study_name=settings.study_name,
         seed=settings.seed,
+        budget_images=plan.budget_images,
     )
 
 
@@ -158,8 +159,9 @@ def _run(plan: Plan, trials: Trials, trial: Trial, should_stop: Callable[[], boo
             continue
         outcome = _outcome(plan, run_dir, ended)
     (run_dir / ".live.json").unlink(missing_ok=True)
-    trials.finish(trial, outcome)
+    # In this order: who claims the trial after a kill in between sees that it has ended.
     write_trial(run_dir, content | outcome._asdict() | {"ended": now()})
+    trials.finish(trial, outcome)
 
 
 def _attempt(

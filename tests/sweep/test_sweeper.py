@@ -43,9 +43,8 @@ def test_every_failure_is_a_result(failing: None, tmp_path: Path) -> None:
     result = sweep(
         tmp_path,
         *FAILING,
-        "++dataset.how=not,raises,killed,out_of_memory,hangs,killed_once",
+        "++dataset.how=not,raises,killed,out_of_memory,killed_once",
         f"++dataset.marker='{marker}'",
-        "hydra.sweeper.timeout_minutes=0.3",
         "hydra.sweeper.num_retries=1",
     )
     found = trials(tmp_path / "sweep")
@@ -54,21 +53,27 @@ def test_every_failure_is_a_result(failing: None, tmp_path: Path) -> None:
         ("failed", "crashed", 2),
         ("failed", "killed", 2),
         ("failed", "out_of_memory", 2),
-        ("failed", "timed_out", 2),
         ("finished", None, 2),
     ]
     assert found[1]["reason"] == "unexpected KeyError: 'this data set is broken'"
-    assert found[0]["values"] == {"fd": found[5]["values"]["fd"]}
+    assert found[0]["values"] == {"fd": found[4]["values"]["fd"]}
     assert found[0]["params"] == {"dataset.how": "not"}
-    assert [line for line in result.out.splitlines() if line.startswith("run: ")] == ["run: sweep/0", "run: sweep/5"]
+    assert [line for line in result.out.splitlines() if line.startswith("run: ")] == ["run: sweep/0", "run: sweep/4"]
     assert result.code == 1
     assert result.err.endswith(
-        "error: 4 of 6 runs failed (reasons above, and in sweep/*/trial.json); "
+        "error: 3 of 5 runs failed (reasons above, and in sweep/*/trial.json); "
         "once mended: gan-lab resume sweep=sweep retry_failed=true\n"
     )
     assert "Traceback" not in result.err
     content = read_json(tmp_path / "sweep" / "sweep.json")
-    assert (content["status"], content["num_trials"], content["objectives"]) == ("finished", 6, {"fd": "minimize"})
+    assert (content["status"], content["num_trials"], content["objectives"]) == ("finished", 5, {"fd": "minimize"})
+
+
+def test_a_run_that_hangs_is_ended(failing: None, tmp_path: Path) -> None:
+    result = sweep(tmp_path, *FAILING, "++dataset.how=hangs", "hydra.sweeper.timeout_minutes=0.05")
+    (found,) = trials(tmp_path / "sweep")
+    assert (result.code, found["status"], found["kind"], found["attempts"]) == (1, "failed", "timed_out", 1)
+    assert found["reason"] == "not finished after 0.05 minutes (timeout_minutes)"
 
 
 def test_failed_runs_are_tried_again_once_mended(failing: None, tmp_path: Path) -> None:
