@@ -83,7 +83,7 @@ def train(arguments: Sequence[str] = ()) -> str:
         "Sweeps (with -m):",
         "  hydra/launcher=basic              where: basic (in turn), joblib, ray, submitit_local, submitit_slurm",
         "  hydra/sweeper=optuna              search: optimizer.lr=tag(log,interval(1e-5,1e-2))",
-        "  hydra.sweeper.n_jobs=2            runs at a time     hydra.sweeper.num_trials=20  runs of a search",
+        "  hydra.sweeper.n_jobs=2            runs at a time; a search has num_trials beside it (conf/hydra/sweeper/)",
         "  hydra.sweep.dir=DIR               where the sweep is written; given again, the sweep goes on",
         "",
         "Flags:",
@@ -201,5 +201,6 @@ gan-lab reproduce run=DIR|latest [out=DIR]: train a run once more and say whethe
 Compared are metrics.csv without wall times, the weights and the best score, to the last bit; where they differ, the
 first difference is shown with what differs in versions, machine and threads. Exit code 0: the same; 1: not.
 
-Example:
+Examples:
+  gan-lab reproduce run=latest
   gan-lab reproduce run=outputs/2026-01-31/12-00-00-quickstart"""

@@ -65,8 +65,8 @@ def checkpoint(run: Path) -> Path:
     ("arguments", "expected"),
     [
         ("trian", "trian: unknown verb; did you mean train? (gan-lab --help)"),
-        ("xyz seed=3", "xyz: unknown verb; known: train, resume, sample, evaluate (gan-lab --help)"),
-        ("seed=3", "seed=3: unknown verb; known: train, resume, sample, evaluate (gan-lab --help)"),
+        ("xyz seed=3", "xyz: unknown verb; known: train, resume, sample, evaluate, report, reproduce (gan-lab --help)"),
+        ("seed=3", "seed=3: unknown verb; known: train, resume, sample, evaluate, report, reproduce (gan-lab --help)"),
         ("train lr=0.1", "lr: unknown key; did you mean optimizer.lr?"),
         ("train model=mpl", "model=mpl: no such option; did you mean mlp?"),
         ("train --bogus", "--bogus: unknown flag; gan-lab train --help lists them"),

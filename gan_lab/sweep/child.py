@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,7 @@ def run_in_child(
             elif now - stopped_at > SECONDS_TO_SAVE:
                 break
     except BaseException:  # this process is being stopped in the middle: the trial saves and ends
+        ours.close()  # it may wait for an answer
         if process.is_alive():
             process.terminate()
         process.join(SECONDS_TO_SAVE)
@@ -171,7 +173,9 @@ def _train(run_dir: Path, worker: Connection, threads: int, surroundings: Surrou
     from gan_lab.logs import configure_logging
 
     configure_logging(run_dir, terminal=False)
-    worker.send(_ended(run_dir, worker, threads))
+    ended = _ended(run_dir, worker, threads)
+    with suppress(OSError):  # the worker may be gone
+        worker.send(ended)
 
 
 def _stop_with_worker() -> None:

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +25,7 @@ from gan_lab.config import check, deciding_metric, measured
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.files import read_json, write_json
 from gan_lab.record import git_state, machine, now, versions
-from gan_lab.sweep.devices import default_num_jobs
+from gan_lab.sweep.devices import default_num_jobs, hand_on_gpus
 from gan_lab.sweep.monitor import Monitor
 from gan_lab.sweep.plan import Plan, Settings, grid_choices, refuse_unmeasured, settings_of
 from gan_lab.sweep.results import counts, summarise
@@ -86,6 +88,8 @@ def run_sweep(
     RunError at the end if runs of a grid have failed, or all of a search; Stopped after SIGINT or SIGTERM.
     """
     settings = settings_of(config.hydra.sweeper)
+    _refuse_missing_engine(str(config.hydra.launcher._target_))
+    hand_on_gpus()
     basic = str(config.hydra.launcher._target_).endswith("BasicLauncher")
     if basic and (settings.n_jobs or 1) > 1:
         raise ConfigError(
@@ -136,6 +140,21 @@ def run_sweep(
             f"{after.failed} of {plan.num_trials} runs failed (reasons above, and in {sweep_dir}/*/trial.json)"
             + (f"; once mended: gan-lab resume sweep={sweep_dir} retry_failed=true" if kind == "grid" else "")
         )
+
+
+def _refuse_missing_engine(target: str) -> None:
+    """ConfigError where the launcher's package, or SLURM itself, is not installed."""
+    engine = next((name for name in ("joblib", "ray", "submitit") if f"hydra_{name}_launcher" in target), None)
+    if engine is None:
+        return
+    try:
+        found = find_spec(".".join(target.split(".")[:2]))
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(f"hydra/launcher={engine} needs another package: pip install 'gan_lab[{engine}]'")
+    if target.endswith("SlurmLauncher") and shutil.which("srun") is None:
+        raise ConfigError("hydra/launcher=submitit_slurm: there is no SLURM here (no srun); use joblib")
 
 
 def _asked_for(config: DictConfig, settings: Settings) -> int | None:

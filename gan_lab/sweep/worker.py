@@ -17,7 +17,7 @@ from gan_lab.errors import ConfigError
 from gan_lab.files import read_json, write_json
 from gan_lab.record import now
 from gan_lab.sweep.child import Ended, Progress, run_in_child
-from gan_lab.sweep.devices import gpus, visible_gpus
+from gan_lab.sweep.devices import gpus, take_gpus, visible_gpus
 from gan_lab.sweep.grid import Grid
 from gan_lab.sweep.plan import Plan, grid_choices
 from gan_lab.sweep.trials import MENDABLE, Outcome, Trial, Trials, read_trial, write_trial
@@ -69,6 +69,7 @@ def open_trials(plan: Plan) -> Trials:
 
 def work_in(sweep_dir: Path) -> None:
     """What a job of Hydra's launcher does: a worker's part of the sweep, with the settings of its command."""
+    take_gpus()
     content = read_json(command_file(sweep_dir, os.environ[LAUNCHER]))
     plan = Plan.from_content(sweep_dir, content)
     work(plan, open_trials(plan))
@@ -182,7 +183,12 @@ def _attempt(
     with ExitStack() as stack:
         environment = {}
         if on_gpu and (visible := visible_gpus()):
-            taken = stack.enter_context(gpus(num_processes, plan.runs_per_gpu, visible))
+            try:
+                taken = stack.enter_context(
+                    gpus(num_processes, plan.runs_per_gpu, visible, while_waiting=lambda: _give_up_if(should_stop))
+                )
+            except KeyboardInterrupt:
+                return Ended("interrupted")
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(taken)
             content["device"] = "gpu " + ",".join(taken)
         else:
@@ -202,6 +208,12 @@ def _attempt(
             listen=listener,
             should_stop=asked,
         )
+
+
+def _give_up_if(should_stop: Callable[[], bool]) -> None:
+    """Ends the wait for a GPU."""
+    if should_stop():
+        raise KeyboardInterrupt
 
 
 def _wait_until_free(run_dir: Path, seconds: float = 90.0) -> None:
