@@ -391,5 +391,8 @@ def test_script_is_the_console_script(verb: str, tmp_path: Path, capsys: pytest.
         assert record_of(tmp_path / "run")["status"] == "finished"
     else:
         assert (stop.value.code, out) == (2, "")
-        assert err.startswith(f"error: {arguments[0]}: ")
-        assert str(tmp_path / "nowhere") in err or verb == "report"
+        where = f"({tmp_path / 'nowhere'})"
+        assert (
+            err
+            == f"error: {arguments[0]}: there is no such {'file or ' if verb == 'report' else ''}directory {where}\n"
+        )
