@@ -391,8 +391,4 @@ def test_script_is_the_console_script(verb: str, tmp_path: Path, capsys: pytest.
         assert record_of(tmp_path / "run")["status"] == "finished"
     else:
         assert (stop.value.code, out) == (2, "")
-        where = f"({tmp_path / 'nowhere'})"
-        assert (
-            err
-            == f"error: {arguments[0]}: there is no such {'file or ' if verb == 'report' else ''}directory {where}\n"
-        )
+        assert err == f"error: {arguments[0]}: there is no such directory ({tmp_path / 'nowhere'})\n"
