@@ -75,7 +75,7 @@ def metric_names(metrics: Sequence[Metric], *, images: bool, extractor: Extracto
         "sliced_wasserstein": ["sliced_wasserstein"],
         "modes": [
             "modes_covered",
-            *(["modes_with_5", "mode_kl", "high_quality"] if images else ["high_quality", "mode_kl"]),
+            *(["modes_with_5", "mode_kl", "high_quality"] if images else ["high_quality", "mode_kl", "mixture_kl"]),
         ],
         "diversity": ["diversity"],
         **(with_features if images and extractor != "none" else {}),

@@ -118,7 +118,7 @@ class TestNames:
         assert_names(evaluator, names)
         assert set(names) == {
             *("precision", "recall", "density", "coverage", "sliced_wasserstein"),
-            *("modes_covered", "high_quality", "mode_kl", "diversity"),
+            *("modes_covered", "high_quality", "mode_kl", "mixture_kl", "diversity"),
         }
 
     def test_stacked(self, cache):
@@ -150,7 +150,8 @@ def assert_names(evaluator: Evaluator, names: list[str]) -> None:
 
 
 DIRECTIONS = {
-    **dict.fromkeys(("fd", "fid", "kd", "kid", "sliced_wasserstein", "feature_sliced_wasserstein", "mode_kl"), -1),
+    **dict.fromkeys(("fd", "fid", "kd", "kid", "sliced_wasserstein", "feature_sliced_wasserstein"), -1),
+    **dict.fromkeys(("mode_kl", "mixture_kl"), -1),
     **dict.fromkeys(("precision", "recall", "density", "coverage", "class_score", "inception_score"), 1),
     **dict.fromkeys(("modes_covered", "modes_with_5", "high_quality", "diversity", "nearest_train_ratio"), 1),
     "authentic": 1,

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -101,6 +102,7 @@ def test_tensorboard_events_after_the_checkpoint_are_superseded(tmp_path):
     for step in (1000, 2000, 3000, 4000):
         first.log_metrics({"loss": step / 1000}, step=step)
     first.save()
+    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which begin with the second
     resumed = TensorBoard(tmp_path, start_images=2000, filename_suffix=".resumed")
     resumed.log_metrics({"loss": 30.0}, step=3000)
     resumed.finalize("success")

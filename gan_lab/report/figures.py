@@ -44,6 +44,7 @@ UNITS = {
     "loss/generator": "generator's loss",
     "discriminator/accuracy": "discriminator's accuracy (share)",
     "mode_kl": "mode_kl (nats)",
+    "mixture_kl": "mixture_kl (nats)",
 }
 NOT_DRAWN = ("wall_seconds", "steps/generator", "steps/discriminator")
 

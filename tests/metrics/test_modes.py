@@ -9,6 +9,45 @@ from gan_lab.metrics.modes import class_coverage, mode_coverage
 SQUARE = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 
 
+def without_mixture(result: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in result.items() if name != "mixture_kl"}
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_the_divergence_from_the_mixture_counts_what_lies_outside(dim):
+    """By hand: 6, 2, 0 and 0 of 10 points in the balls, 2 outside, against (1 - outside) / 4 each and outside."""
+    outside = {1: math.erfc(3 / math.sqrt(2)), 2: math.exp(-4.5), 3: 0.029290886534888}[dim]  # P(chi > 3)
+    centres = torch.zeros(4, dim)
+    centres[:, 0] = torch.tensor([0.0, 10.0, 20.0, 30.0])
+    points = torch.cat([centres[0].repeat(6, 1), centres[1].repeat(2, 1), centres[2].repeat(2, 1) + 4])
+    expected = sum(share * math.log(share / ((1 - outside) / 4)) for share in (0.6, 0.2)) + 0.2 * math.log(0.2 / outside)
+
+    assert mode_coverage(points, centres, 1.0)["mixture_kl"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_mixture_itself_is_at_the_floor():
+    """E[KL] of n samples over K cells is about (K - 1) / (2 n), here 4 / 2000."""
+    generator = torch.Generator().manual_seed(0)
+    values = []
+    for _ in range(200):
+        chosen = SQUARE[torch.randint(4, (1000,), generator=generator)]
+        points = chosen + torch.randn(1000, 2, generator=generator)
+        values.append(mode_coverage(points, SQUARE, 1.0)["mixture_kl"])
+    assert sum(values) / len(values) == pytest.approx(0.002, rel=0.15)
+
+
+def test_lost_modes_and_stray_points_both_raise_the_divergence_from_the_mixture():
+    good = SQUARE.repeat(250, 1)
+    three = torch.cat([SQUARE[:3].repeat(333, 1), SQUARE[:1]])
+    stray = torch.cat([good[:900], torch.full((100, 2), 5.0)])
+    everywhere = torch.full((100, 2), 5.0)
+    divergences = [mode_coverage(points, SQUARE, 1.0)["mixture_kl"] for points in (good, stray, three, everywhere)]
+
+    assert divergences == sorted(divergences)
+    assert divergences[0] == pytest.approx(-math.log(1 - math.exp(-4.5)), rel=1e-9)  # nothing outside, 1.1 % expected
+    assert divergences[-1] == pytest.approx(4.5, rel=1e-9)
+
+
 def test_points_placed_by_hand():
     points = torch.tensor(
         [
@@ -33,13 +72,14 @@ def test_points_placed_by_hand():
 def test_equal_shares_have_no_divergence():
     result = mode_coverage(SQUARE.repeat(5, 1), SQUARE, 0.1)
 
-    assert result == {"modes_covered": 4, "high_quality": 1.0, "mode_kl": 0.0}
+    assert without_mixture(result) == {"modes_covered": 4, "high_quality": 1.0, "mode_kl": 0.0}
 
 
 def test_one_mode_of_four_diverges_by_log_four():
     result = mode_coverage(SQUARE[3:].repeat(5, 1), SQUARE, 0.1)
 
-    assert result == {"modes_covered": 1, "high_quality": 1.0, "mode_kl": pytest.approx(math.log(4), rel=1e-12)}
+    log_4 = pytest.approx(math.log(4), rel=1e-12)
+    assert without_mixture(result) == {"modes_covered": 1, "high_quality": 1.0, "mode_kl": log_4}
 
 
 def test_the_divergence_is_from_the_samples_to_the_uniform_distribution():
@@ -51,7 +91,7 @@ def test_the_divergence_is_from_the_samples_to_the_uniform_distribution():
 
 
 def test_no_good_point():
-    assert mode_coverage(torch.full((3, 2), 5.0), SQUARE, 1.0) == {
+    assert without_mixture(mode_coverage(torch.full((3, 2), 5.0), SQUARE, 1.0)) == {
         "modes_covered": 0,
         "high_quality": 0.0,
         "mode_kl": math.inf,
