@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gan_lab.data.digits import digits
+from gan_lab.data.torchvision_sets import DEBIAN_FASHION_MNIST, fashion_mnist
 from gan_lab.features import Extractor
 from gan_lab.features.classifier import train_classifier
 from gan_lab.metrics.frechet import frechet_distance, moments
@@ -63,6 +64,15 @@ def test_torchs_generator_is_left_as_it_was():
     assert torch.equal(torch.get_rng_state(), before)
     torch.rand(1)
     assert train_classifier(images, labels, 2, (images, labels)).hash == one.hash
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+def test_the_accuracy_on_fashion_mnist(tmp_path):
+    train, test = (fashion_mnist(root=str(tmp_path), split=split, download=False) for split in ("train", "test"))
+    extractor = train_classifier(train.samples, train.labels, 10, (test.samples, test.labels))
+    assert extractor.facts["held_out"] == 10_000
+    assert extractor.facts["accuracy"] >= 0.91
 
 
 @pytest.mark.parametrize("seed", SEEDS)
