@@ -349,7 +349,8 @@ def deciding_metric(config: RunConfig) -> str | None:
     if config.objective != "auto":
         return config.objective
     names = _evaluated(config.evaluation, _has_images(config.dataset))
-    return next((name for name in ("fid", "fd", "kid", "kd", "mixture_kl", "sliced_wasserstein") if name in names), None)
+    by_rank = ("fid", "fd", "kid", "kd", "mixture_kl", "sliced_wasserstein")
+    return next((name for name in by_rank if name in names), None)
 
 
 TECHNICAL = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")

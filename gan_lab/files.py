@@ -21,8 +21,11 @@ CHECKPOINT_FORMAT = "gan_lab checkpoint 1"
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes `path`'s place only when everything is on the disk; nothing is left otherwise."""
+def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """A file to write to that takes `path`'s place only when everything is on the disk; nothing is left otherwise.
+
+    private: nobody but its owner may read it.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -31,9 +34,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)
+            if not private:  # as which a temporary file is made
+                mask = os.umask(0)
+                os.umask(mask)
+                os.chmod(temporary, 0o666 & ~mask)
             os.replace(temporary, path)
         except BaseException:
             with suppress(OSError):
@@ -43,9 +47,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any], *, private: bool = False) -> None:
     """JSON with null for numbers that are infinite or not a number, which it cannot hold."""
-    with replacing(path) as file:
+    with replacing(path, private=private) as file:
         file.write((json.dumps(_finite(content), indent=2, allow_nan=False) + "\n").encode())
 
 

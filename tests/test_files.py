@@ -34,6 +34,17 @@ def test_a_replaced_file_is_new_whole_and_alone(tmp_path):
         assert os.listdir(path.parent) == ["file"]
 
 
+def test_a_private_file_is_its_owners_alone(tmp_path):
+    path = tmp_path / "file"
+    for private, mode in ((False, 0o644), (True, 0o600), (False, 0o644)):
+        mask = os.umask(0o022)
+        try:
+            write_json(path, {}, private=private)
+        finally:
+            os.umask(mask)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
 def test_until_all_is_written_the_old_file_is_there(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")

@@ -51,3 +51,8 @@ class Grid:
 
     def release(self, trial: Trial) -> None:
         self._claims.pop(trial.number).close()
+
+    def close(self) -> None:
+        for claim in self._claims.values():
+            claim.close()
+        self._claims.clear()

@@ -184,8 +184,19 @@ class Study:
         numbers = sorted(one.user_attrs["run"] for one in self.study.best_trials if "run" in one.user_attrs)
         return numbers[:1] if len(self.objectives) == 1 else numbers
 
+    def standing(self) -> str:
+        """The study on all machines, for people: how its trials ended, and where the best ones are."""
+        parts = [", ".join(f"{number} {name}" for name, number in self.counts().items() if number)]
+        heads = self._patiently(self._heads)
+        for run in self.best():
+            one = heads[run]
+            worker = one.user_attrs.get("worker", {})
+            values = ", ".join(f"{name} {value:.5g}" for name, value in zip(self.objectives, one.values, strict=True))
+            overrides = " ".join(overrides_of(self.parameters, one.params))
+            parts.append(f"best: {worker.get('host')}:{worker.get('directory')}/{run}: {values} ({overrides})")
+        return "; ".join(parts)
+
     def close(self) -> None:
-        """Lets go of every trial and of the storage."""
         for held in self._held.values():
             held.claim.close()
         self._held.clear()

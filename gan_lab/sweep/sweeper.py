@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +30,8 @@ from gan_lab.sweep.monitor import Monitor
 from gan_lab.sweep.plan import Plan, Settings, grid_choices, refuse_unmeasured, settings_of
 from gan_lab.sweep.results import counts, summarise
 from gan_lab.sweep.space import parse_space
+from gan_lab.sweep.storage import without_password
+from gan_lab.sweep.study import Study
 from gan_lab.sweep.trials import Trials, has_ended
 from gan_lab.sweep.worker import LAUNCHER, command_file, open_trials, stop_file, this_process
 
@@ -106,35 +108,34 @@ def run_sweep(
     all_overrides = [*own, *arguments]
     with _first_of(sweep_dir) as first:
         plan = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
-        trials = open_trials(plan)
-        if trials.num_trials != plan.num_trials:  # an earlier command asked for more, or there are fewer combinations
-            plan = replace(plan, num_trials=trials.num_trials)
-            _update(sweep_dir, num_trials=plan.num_trials)
-        if first:
-            _update(sweep_dir, status="running", ended=None)
-        before = counts(plan)
-        log.info(
-            f"sweep in {sweep_dir}: {plan.num_trials} runs"
-            + (f", {before.ended} of them done before" if before.ended else "")
-            + (f", {num_jobs} at a time" if num_jobs > 1 else "")
-        )
-        write_json(command_file(sweep_dir, this_process()), plan.content())
-        if settings.storage is not None:  # its URL may hold a password
-            for path in (command_file(sweep_dir, this_process()), sweep_dir / "sweep.json"):
-                path.chmod(0o600)
-        with _stoppable(sweep_dir) as stopped, Monitor(sweep_dir):
-            _launch(plan, trials, config, hydra_context, task_function, num_jobs, stopped)
-        after = counts(plan)
-        if stopped:
+        with closing(open_trials(plan)) as trials:
+            if trials.num_trials != plan.num_trials:  # an earlier command asked for more, or there are not so many
+                plan = replace(plan, num_trials=trials.num_trials)
+                _update(sweep_dir, num_trials=plan.num_trials)
             if first:
-                _update(sweep_dir, status="interrupted", ended=now())
+                _update(sweep_dir, status="running", ended=None)
+            before = counts(plan)
             log.info(
-                f"stopped: {after.ended} of {plan.num_trials} runs done; go on with the same command, or with: "
-                f"gan-lab resume sweep={sweep_dir}"
+                f"sweep in {sweep_dir}: {plan.num_trials} runs"
+                + (f", {before.ended} of them done before" if before.ended else "")
+                + (f", {num_jobs} at a time" if num_jobs > 1 else "")
             )
-            raise Stopped(stopped[0])
-        _update(sweep_dir, status="finished", ended=now())
-        summarise(plan)
+            write_json(command_file(sweep_dir, this_process()), plan.content(), private=settings.storage is not None)
+            with _stoppable(sweep_dir) as stopped, Monitor(sweep_dir):
+                _launch(plan, trials, config, hydra_context, task_function, num_jobs, stopped)
+            after = counts(plan)
+            if stopped:
+                if first:
+                    _update(sweep_dir, status="interrupted", ended=now())
+                log.info(
+                    f"stopped: {after.ended} of {plan.num_trials} runs done; go on with the same command, or with: "
+                    f"gan-lab resume sweep={sweep_dir}"
+                )
+                raise Stopped(stopped[0])
+            _update(sweep_dir, status="finished", ended=now())
+            summarise(plan)
+            if isinstance(trials, Study) and settings.storage is not None:
+                log.info(f"study {trials.name}, on all machines: {trials.standing()}")
     if after.failed and (kind == "grid" or after.finished + after.pruned == 0):
         raise RunError(
             f"{after.failed} of {plan.num_trials} runs failed (reasons above, and in {sweep_dir}/*/trial.json)"
@@ -239,7 +240,7 @@ def _planned(
         "name": run.name,
         "identity": name,
         "arguments": all_overrides,
-        "command": shlex.join(["gan-lab", *sys.argv[1:]]) if sys.argv[1:2] == ["train"] else _command(all_overrides),
+        "command": _shown_command(all_overrides, settings),
         "study": {"name": settings.study_name, "storage": settings.storage} if kind == "optuna" else None,
         "status": "running",
         "started": now(),
@@ -248,12 +249,17 @@ def _planned(
         "git": git_state(),
         "machine": machine("cpu"),
     }
-    write_json(path, content)
+    write_json(path, content, private=settings.storage is not None)  # its URL may hold a password
     return plan
 
 
-def _command(overrides: Sequence[str]) -> str:
-    return shlex.join(["gan-lab", "train", "-m", *overrides])
+def _shown_command(overrides: Sequence[str], settings: Settings) -> str:
+    """The command of this sweep, without the password of its storage."""
+    arguments = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", "-m", *overrides]
+    command = shlex.join(["gan-lab", *arguments])
+    if settings.storage is None:
+        return command
+    return command.replace(settings.storage, without_password(settings.storage))
 
 
 def _config_dir(flags: Sequence[str]) -> str | None:
@@ -268,7 +274,8 @@ def _config_dir(flags: Sequence[str]) -> str | None:
 
 def _update(sweep_dir: Path, **changes: Any) -> None:
     path = sweep_dir / "sweep.json"
-    write_json(path, read_json(path) | changes)
+    content = read_json(path) | changes
+    write_json(path, content, private=content["settings"]["storage"] is not None)
 
 
 # ---------------------------------------------------------------------- workers

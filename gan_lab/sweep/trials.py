@@ -53,6 +53,9 @@ class Trials(Protocol):
     def release(self, trial: Trial) -> None:
         """The trial was interrupted: whoever claims it next resumes it."""
 
+    def close(self) -> None:
+        """Lets go of every trial, and of the storage."""
+
 
 def take_claim(run_dir: Path) -> IO[str] | None:
     """The lock of a trial's directory, held while the file is open and this process lives; None if another holds it."""

@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def work_in(sweep_dir: Path) -> None:
     take_gpus()
     content = read_json(command_file(sweep_dir, os.environ[LAUNCHER]))
     plan = Plan.from_content(sweep_dir, content)
-    work(plan, open_trials(plan))
+    with closing(open_trials(plan)) as trials:
+        work(plan, trials)
 
 
 def work(plan: Plan, trials: Trials) -> None:

@@ -20,7 +20,8 @@ def test_the_divergence_from_the_mixture_counts_what_lies_outside(dim):
     centres = torch.zeros(4, dim)
     centres[:, 0] = torch.tensor([0.0, 10.0, 20.0, 30.0])
     points = torch.cat([centres[0].repeat(6, 1), centres[1].repeat(2, 1), centres[2].repeat(2, 1) + 4])
-    expected = sum(share * math.log(share / ((1 - outside) / 4)) for share in (0.6, 0.2)) + 0.2 * math.log(0.2 / outside)
+    inside = (1 - outside) / 4
+    expected = 0.6 * math.log(0.6 / inside) + 0.2 * math.log(0.2 / inside) + 0.2 * math.log(0.2 / outside)
 
     assert mode_coverage(points, centres, 1.0)["mixture_kl"] == pytest.approx(expected, rel=1e-9)
 

@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cli import SMALL, called
 
 from gan_lab.errors import ConfigError
+from gan_lab.files import read_json
 from gan_lab.sweep.space import parse_space
+from gan_lab.sweep.storage import without_password
 from gan_lab.sweep.trials import Outcome
 
 optuna = pytest.importorskip("optuna", reason="needs the extra optuna")
@@ -197,7 +201,12 @@ def test_two_commands_that_start_at_once_agree_on_the_trials(url: str, tmp_path:
     assert sorted(claims) == list(range(NUM_TRIALS))
     study = study_in(tmp_path / "look", url)
     assert study.counts()["finished"] == NUM_TRIALS
-    assert study.best() == [min(study.study.trials, key=lambda one: one.value or 0).user_attrs["run"]]
+    best = min(study.study.trials, key=lambda one: one.value or 0)
+    run = best.user_attrs["run"]
+    assert study.best() == [run]
+    places = [f"{socket.gethostname()}:{tmp_path / name}/{run}" for name in ("one", "other")]
+    x, n = best.params["x"], best.params["n"]
+    assert study.standing() in [f"6 finished; best: {place}: fd {x:.5g} (x={x!r} n={n})" for place in places]
     study.close()
 
 
@@ -222,3 +231,21 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         ConfigError, match=r"hydra.sweeper.storage=postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/x cannot be"
     ):
         study_in(tmp_path, "postgresql+psycopg://me:secret@127.0.0.1:1/x")
+
+
+def test_the_password_of_a_storage_is_shown_nowhere(url: str, tmp_path: Path) -> None:
+    """The second command, elsewhere, runs what is left and says where the whole search stands."""
+    search = [*SMALL, "hydra/sweeper=optuna", f"hydra.sweeper.storage={url}", "hydra.sweeper.study_name=shared"]
+    search += ["optimizer.lr=interval(1e-4,1e-3)", "hydra.sweep.dir=sweep"]
+    for number, place in enumerate(("one", "other"), start=1):
+        (tmp_path / place).mkdir()
+        result = called("train", "-m", *search, f"hydra.sweeper.num_trials={number}", cwd=tmp_path / place)
+        assert result.code == 0, result.err
+        assert f"study shared, on all machines: {number} finished; best: " in result.err
+        assert "secret" not in result.out + result.err
+        shown = read_json(tmp_path / place / "sweep" / "sweep.json")["command"]
+        assert f"hydra.sweeper.storage={without_password(url)}" in shown
+        assert "me:***@" in shown
+    telling = [path for path in tmp_path.rglob("*") if path.is_file() and b"secret" in path.read_bytes()]
+    assert telling  # gan-lab resume needs it
+    assert {stat.S_IMODE(path.stat().st_mode) for path in telling} == {0o600}
