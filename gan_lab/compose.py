@@ -70,6 +70,7 @@ class Composer:
         initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")
         self.search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
         self.loader = GlobalHydra.instance().config_loader()
+        self._is_group: dict[str, bool] = {}
 
     def options(self, group: str) -> list[str]:
         """The names that a group offers, the user's own directory included."""
@@ -108,7 +109,9 @@ class Composer:
         return f"++{text}" if plain and not hydra and not self.is_group(override.key_or_group) else text
 
     def is_group(self, key: str) -> bool:
-        return bool(self.options(key)) or key in self.groups()
+        if key not in self._is_group:  # looked up on the disk, which each trial of a sweep would do again
+            self._is_group[key] = bool(self.options(key)) or key in self.groups()
+        return self._is_group[key]
 
 
 def parsed(text: str) -> Any:
