@@ -327,7 +327,8 @@ TRAINING_METRICS = ("loss/discriminator", "loss/generator", "discriminator/accur
 def _has_images(dataset: Mapping[str, Any]) -> bool:
     """Whether a data source gives images: those let their size be chosen."""
     source, _ = _import(dataset["_target_"], "dataset")
-    return "image_size" in inspect.signature(source).parameters
+    parameters = inspect.signature(source).parameters
+    return "image_size" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def _evaluated(evaluation: Mapping[str, Any] | None, images: bool) -> list[str]:
@@ -349,8 +350,7 @@ def deciding_metric(config: RunConfig) -> str | None:
     if config.objective != "auto":
         return config.objective
     names = _evaluated(config.evaluation, _has_images(config.dataset))
-    by_rank = ("fid", "fd", "kid", "kd", "mixture_kl", "sliced_wasserstein")
-    return next((name for name in by_rank if name in names), None)
+    return next((name for name in ("fid", "fd", "kid", "kd", "sliced_wasserstein") if name in names), None)
 
 
 TECHNICAL = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from gan_lab.compose import Composer, checked_overrides, parsed
 from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of
+from gan_lab.data import Data
+from gan_lab.data.digits import digits
 from gan_lab.sweep import plan
 from gan_lab.sweep.plan import representative_choices
 
@@ -348,16 +351,23 @@ def test_what_is_measured_depends_on_the_data_and_the_extractor() -> None:
     assert problems_of(composed("evaluation=inception", "objective=fid")) == []
 
 
+def any_images(**settings: Any) -> Data:
+    """A data source that hands its arguments on, image_size among them."""
+    return digits(**settings)
+
+
 @pytest.mark.parametrize(
     ("overrides", "decides"),
     [
         ([], "fd"),
         (["evaluation=inception"], "fid"),
         (["evaluation.extractor=none"], "sliced_wasserstein"),
-        (["dataset=gaussian_ring"], "mixture_kl"),
-        (["dataset=gaussian_ring", "evaluation.metrics=[sliced_wasserstein]"], "sliced_wasserstein"),
+        (["dataset=gaussian_ring"], "sliced_wasserstein"),
+        (["experiment=toy_ring"], "mixture_kl"),
+        (["experiment=toy_grid"], "mixture_kl"),
         (["evaluation=none"], None),
         (["objective=null"], None),
+        (["dataset._target_=test_config.any_images"], "fd"),
         (["objective=coverage"], "coverage"),
     ],
 )
