@@ -90,7 +90,7 @@ def run_sweep(
     RunError at the end if runs of a grid have failed, or all of a search; Stopped after SIGINT or SIGTERM.
     """
     settings = settings_of(config.hydra.sweeper)
-    _refuse_missing_engine(str(config.hydra.launcher._target_))
+    refuse_missing_engine(str(config.hydra.launcher._target_))
     hand_on_gpus()
     basic = str(config.hydra.launcher._target_).endswith("BasicLauncher")
     if basic and (settings.n_jobs or 1) > 1:
@@ -143,7 +143,7 @@ def run_sweep(
         )
 
 
-def _refuse_missing_engine(target: str) -> None:
+def refuse_missing_engine(target: str) -> None:
     """ConfigError where the launcher's package, or SLURM itself, is not installed."""
     engine = next((name for name in ("joblib", "ray", "submitit") if f"hydra_{name}_launcher" in target), None)
     if engine is None:

@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -20,7 +21,9 @@ from hydra.core.global_hydra import GlobalHydra
 from test_cli import SMALL, called
 
 from gan_lab.compose import Composer, conf_dir, register_resolvers
+from gan_lab.errors import ConfigError
 from gan_lab.files import read_json
+from gan_lab.sweep.sweeper import refuse_missing_engine
 
 PRESETS = sorted(path.stem for path in (conf_dir() / "hydra" / "launcher").glob("*.yaml"))
 SWEEP = [*SMALL, "loss=hinge", "seed=1,2", "hydra.sweep.dir=sweep"]
@@ -268,3 +271,34 @@ def test_arguments_of_ray_exist() -> None:
     known = inspect.signature(ray.init).parameters
     assert set(written["init"]) <= set(known)
     ray.remote(**written["remote"])(lambda: None)  # refuses what it does not know
+
+
+@pytest.mark.parametrize(
+    ("launcher", "extra"),
+    [
+        pytest.param("joblib", "joblib", marks=JOBLIB),
+        pytest.param("ray", "ray", marks=RAY),
+        pytest.param("submitit_local", "submitit", marks=SUBMITIT),
+    ],
+)
+def test_an_engine_that_is_not_installed_says_how_to_get_it(
+    launcher: str, extra: str, composer: Composer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = str(composer.whole([f"hydra/launcher={launcher}"]).hydra.launcher._target_)
+    refuse_missing_engine(target)
+    monkeypatch.setitem(sys.modules, target.rpartition(".")[0].rpartition(".")[0], None)
+    with pytest.raises(ConfigError) as caught:
+        refuse_missing_engine(target)
+    assert caught.value.problems == [f"hydra/launcher={extra} needs another package: pip install 'gan_lab[{extra}]'"]
+
+
+@SUBMITIT
+def test_slurm_is_refused_where_there_is_none(
+    composer: Composer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    target = str(composer.whole(["hydra/launcher=submitit_slurm"]).hydra.launcher._target_)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="there is no SLURM here"):
+        refuse_missing_engine(target)
+    (tmp_path / "srun").touch(stat.S_IRWXU)
+    refuse_missing_engine(target)
