@@ -77,7 +77,11 @@ def with_small_data(cfg: DictConfig, overrides: list[str], data_root: Path) -> D
         return composed([*overrides, f"dataset.root={data_root}", "dataset.download=false"])
     if source in ("cifar10", "celeba"):
         others = [text for text in overrides if not text.startswith("dataset=")]
-        return composed([*others, "dataset=digits", f"dataset.image_size={cfg.dataset.image_size or 32}"])
+        size = f"dataset.image_size={cfg.dataset.image_size or 32}"
+        cfg = composed([*others, "dataset=digits", size])
+        if cfg.evaluation is not None and cfg.evaluation.extractor == "auto":
+            cfg.evaluation.extractor = "random"  # training a classifier of large digits takes a minute
+        return cfg
     if source == "image_folder" and cfg.dataset.root != str(data_root / "pictures"):
         return composed([*overrides, f"dataset.root={data_root / 'pictures'}"])
     return cfg
