@@ -59,8 +59,15 @@ class Browser:
         """What a function with this body returns."""
         return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
+    def becomes(self, script: str, wanted: Any) -> Any:
+        """What `script` returns once that is what is wanted, or after ten seconds."""
+        deadline = time.monotonic() + 10
+        while (found := self.run(script)) != wanted and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return found
+
     def emulate(self, scheme: str) -> None:
-        """As on a system that prefers light, or dark, pages."""
+        """As on a system that prefers light, or dark, pages; the page hears of it with its next frame."""
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         content = {"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}}
         self._call("POST", "/goog/cdp/execute", content)
@@ -296,13 +303,11 @@ def test_plots_follow_the_page_into_the_dark(browser, page):
     colours = """
         const font = (name) => document.querySelector(name)._fullLayout.font.color;
         return [font("[data-figure]"), font("#curve-scores"), getComputedStyle(document.body).backgroundColor]"""
-    light = browser.run(colours)
+    assert browser.run(colours) == ["#1d2430", "#1d2430", "rgb(246, 247, 249)"]
 
     browser.emulate("dark")
     try:
-        dark = browser.run(colours)
+        dark = ["#e4e8ee", "#e4e8ee", "rgb(20, 24, 31)"]
+        assert browser.becomes(colours, dark) == dark
     finally:
         browser.emulate("light")
-
-    assert light == ["#1d2430", "#1d2430", "rgb(246, 247, 249)"]
-    assert dark == ["#e4e8ee", "#e4e8ee", "rgb(20, 24, 31)"]
