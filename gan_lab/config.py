@@ -409,7 +409,7 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             )
             yield f"optimizer.{name}={show(value)} reaches neither player; {f'set {own}' if own else 'leave it out'}"
     objective = config.get("objective")
-    names = ("auto", *TRAINING_METRICS, *_evaluated(config.get("evaluation"), images))
+    names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config.get("evaluation"), images))
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
 
@@ -432,6 +432,9 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
     assert isinstance(content, dict)
+    evaluation = content.get("evaluation")
+    if isinstance(evaluation, dict) and evaluation.get("_target_", "") is None:  # evaluation=none
+        content["evaluation"] = None
     return typing.cast("dict[str, Any]", content)
 
 

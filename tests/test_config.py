@@ -326,7 +326,7 @@ def test_objective_that_is_not_measured() -> None:
         "objective=loss/generater is not measured by this run; did you mean loss/generator?"
     ]
     (problem,) = refused("evaluation=none", "objective=sliced_wasserstein")
-    start = "objective=sliced_wasserstein is not measured by this run; known: auto, loss/discriminator, "
+    start = "objective=sliced_wasserstein is not measured by this run; known: auto, null, loss/discriminator, "
     assert problem.startswith(start)
     assert problems_of(composed("evaluation=none", "objective=loss/generator")) == []
     assert problems_of(composed("dataset=gaussian_ring", "objective=modes_covered")) == []
@@ -366,6 +366,7 @@ def any_images(**settings: Any) -> Data:
         (["experiment=toy_ring"], "mixture_kl"),
         (["experiment=toy_grid"], "mixture_kl"),
         (["evaluation=none"], None),
+        (["experiment=toy_ring", "evaluation=none", "objective=null"], None),  # which has its own every_kimg
         (["objective=null"], None),
         (["dataset._target_=test_config.any_images"], "fd"),
         (["objective=coverage"], "coverage"),
