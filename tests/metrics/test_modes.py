@@ -9,8 +9,8 @@ from gan_lab.metrics.modes import class_coverage, mode_coverage
 SQUARE = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [10.0, 10.0]])
 
 
-def without_mixture(result: dict[str, float]) -> dict[str, float]:
-    return {name: value for name, value in result.items() if name != "mixture_kl"}
+NOTHING_OUTSIDE = pytest.approx(-math.log(1 - math.exp(-4.5)), rel=1e-9)
+"""mixture_kl of points that are all inside and equally many at each mode: 1.1 % are expected outside."""
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -45,7 +45,7 @@ def test_lost_modes_and_stray_points_both_raise_the_divergence_from_the_mixture(
     divergences = [mode_coverage(points, SQUARE, 1.0)["mixture_kl"] for points in (good, stray, three, everywhere)]
 
     assert divergences == sorted(divergences)
-    assert divergences[0] == pytest.approx(-math.log(1 - math.exp(-4.5)), rel=1e-9)  # nothing outside, 1.1 % expected
+    assert divergences[0] == NOTHING_OUTSIDE
     assert divergences[-1] == pytest.approx(4.5, rel=1e-9)
 
 
@@ -73,14 +73,18 @@ def test_points_placed_by_hand():
 def test_equal_shares_have_no_divergence():
     result = mode_coverage(SQUARE.repeat(5, 1), SQUARE, 0.1)
 
-    assert without_mixture(result) == {"modes_covered": 4, "high_quality": 1.0, "mode_kl": 0.0}
+    assert result == {"modes_covered": 4, "high_quality": 1.0, "mode_kl": 0.0, "mixture_kl": NOTHING_OUTSIDE}
 
 
 def test_one_mode_of_four_diverges_by_log_four():
     result = mode_coverage(SQUARE[3:].repeat(5, 1), SQUARE, 0.1)
 
-    log_4 = pytest.approx(math.log(4), rel=1e-12)
-    assert without_mixture(result) == {"modes_covered": 1, "high_quality": 1.0, "mode_kl": log_4}
+    assert result == {
+        "modes_covered": 1,
+        "high_quality": 1.0,
+        "mode_kl": pytest.approx(math.log(4), rel=1e-12),
+        "mixture_kl": pytest.approx(math.log(4 / (1 - math.exp(-4.5))), rel=1e-9),
+    }
 
 
 def test_the_divergence_is_from_the_samples_to_the_uniform_distribution():
@@ -92,10 +96,11 @@ def test_the_divergence_is_from_the_samples_to_the_uniform_distribution():
 
 
 def test_no_good_point():
-    assert without_mixture(mode_coverage(torch.full((3, 2), 5.0), SQUARE, 1.0)) == {
+    assert mode_coverage(torch.full((3, 2), 5.0), SQUARE, 1.0) == {
         "modes_covered": 0,
         "high_quality": 0.0,
         "mode_kl": math.inf,
+        "mixture_kl": pytest.approx(4.5, rel=1e-9),
     }
 
 

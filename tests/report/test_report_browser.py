@@ -50,21 +50,20 @@ class Browser:
         self._call("POST", "/url", {"url": "about:blank"})
         self.errors()
         self._call("POST", "/url", {"url": page.as_uri()})
-        deadline = time.monotonic() + 30
-        while not self.run("return document.documentElement.dataset.ready === 'true'"):
-            assert time.monotonic() < deadline, self.errors()
-            time.sleep(0.05)
+        assert self.becomes("return document.documentElement.dataset.ready", "true", seconds=30), self.errors()
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a function with this body returns."""
         return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
-    def becomes(self, script: str, wanted: Any) -> Any:
-        """What `script` returns once that is what is wanted, or after ten seconds."""
-        deadline = time.monotonic() + 10
-        while (found := self.run(script)) != wanted and time.monotonic() < deadline:
+    def becomes(self, script: str, wanted: Any, seconds: float = 10) -> bool:
+        """Whether `script` returns what is wanted, at once or within so many seconds."""
+        deadline = time.monotonic() + seconds
+        while self.run(script) != wanted:
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.05)
-        return found
+        return True
 
     def emulate(self, scheme: str) -> None:
         """As on a system that prefers light, or dark, pages; the page hears of it with its next frame."""
@@ -307,7 +306,6 @@ def test_plots_follow_the_page_into_the_dark(browser, page):
 
     browser.emulate("dark")
     try:
-        dark = ["#e4e8ee", "#e4e8ee", "rgb(20, 24, 31)"]
-        assert browser.becomes(colours, dark) == dark
+        assert browser.becomes(colours, ["#e4e8ee", "#e4e8ee", "rgb(20, 24, 31)"]), browser.run(colours)
     finally:
         browser.emulate("light")
