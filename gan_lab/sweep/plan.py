@@ -15,6 +15,7 @@ from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.errors import ConfigError
 from gan_lab.sweep.devices import threads_per_run
 from gan_lab.sweep.space import Parameter, grid, overrides_of, parse_space
+from gan_lab.sweep.suggest import need_optuna
 from gan_lab.sweep.trials import Trial
 
 MOST_COMBINATIONS = 16
@@ -44,6 +45,8 @@ class Settings:
 
 def settings_of(sweeper: DictConfig) -> Settings:
     """hydra.sweeper, checked."""
+    if not is_grid(sweeper):
+        need_optuna()
     values = {key: value for key, value in plain(sweeper).items() if not key.startswith("_")}
     return check_against(Settings, values, key="hydra.sweeper")
 

@@ -26,7 +26,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
 from gan_lab.errors import ConfigError
 from gan_lab.sweep.space import Parameter, overrides_of, value_of
 from gan_lab.sweep.storage import close_storage, first_line, open_storage, storage_errors
-from gan_lab.sweep.suggest import Suggester, build, quiet
+from gan_lab.sweep.suggest import Suggester, build, need_optuna, quiet
 from gan_lab.sweep.trials import Outcome, Trial, read_trial, take_claim
 
 if TYPE_CHECKING:
@@ -93,10 +93,9 @@ class Study:
         budget_images: int | None = None,
         stale_seconds: float = 120.0,
     ):
-        try:
-            import optuna
-        except ImportError as error:
-            raise ConfigError("hydra/sweeper=optuna needs the package optuna: pip install 'gan_lab[optuna]'") from error
+        need_optuna()
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if not objectives:
             raise ConfigError("hydra/sweeper=optuna needs an objective: objective=fd, or hydra.sweeper.objectives")

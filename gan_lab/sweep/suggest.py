@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from hashlib import blake2b
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from gan_lab.errors import ConfigError
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 EXHAUSTIVE = ("optuna.samplers.GridSampler", "optuna.samplers.BruteForceSampler")
 """Samplers that try every combination: we hand them out ourselves, each once, however many work at the same time."""
+
+
+def need_optuna() -> None:
+    """ConfigError where Optuna is not installed."""
+    if find_spec("optuna") is None:
+        raise ConfigError("hydra/sweeper=optuna needs the package optuna: pip install 'gan_lab[optuna]'")
 
 
 class Suggester:

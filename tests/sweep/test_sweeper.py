@@ -215,6 +215,13 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     assert "hydra.sweeper.objectives.fdd: the runs do not measure this; did you mean fd?" in result.err
 
 
+def test_a_search_without_optuna_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    result = sweep(tmp_path, "optimizer.lr=interval(1e-4,1e-3)", "hydra/sweeper=optuna", "hydra.sweep.dir=sweep")
+    assert result.code == 2
+    assert result.err == "error: hydra/sweeper=optuna needs the package optuna: pip install 'gan_lab[optuna]'\n"
+
+
 def test_runs_of_several_processes_work_in_a_sweep(tmp_path: Path) -> None:
     result = sweep(tmp_path, "accelerator=ddp", "accelerator.num_processes=2", "seed=1,2", "hydra.sweep.dir=sweep")
     assert result.code == 0, result.err
