@@ -568,6 +568,10 @@ def build_generator(model: Model, sample_shape: tuple[int, ...]) -> Any:
     return _instantiate(model.generator, "model.generator", sample_shape=sample_shape)
 
 
+def build_discriminator(model: Model, sample_shape: tuple[int, ...]) -> Any:
+    return _instantiate(model.discriminator, "model.discriminator", sample_shape=sample_shape)
+
+
 def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
     """The GAN module (gan_lab.module.GAN), initialised from the seed's own stream for each network."""
     import torch
@@ -578,7 +582,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
     torch.manual_seed(stream_seed(config.seed, "initialisation/generator"))
     generator = build_generator(config.model, sample_shape)
     torch.manual_seed(stream_seed(config.seed, "initialisation/discriminator"))
-    discriminator = _instantiate(config.model.discriminator, "model.discriminator", sample_shape=sample_shape)
+    discriminator = build_discriminator(config.model, sample_shape)
     for network in (generator, discriminator):
         network.to(memory_format=torch.channels_last)  # faster convolutions in bfloat16; nothing changes for an mlp
     optimizer = config.optimizer

@@ -12,7 +12,7 @@ from gan_lab.ema import ema_decay, update_ema
 from gan_lab.losses import AdversarialLoss
 from gan_lab.models.layers import has_batch_norm
 from gan_lab.optimizers import Schedule, lr_factor
-from gan_lab.penalties import Discriminator, Uniform
+from gan_lab.penalties import Discriminator, Passes, Uniform
 from gan_lab.player import Player
 from gan_lab.procedures.noise_to_data import alternating
 from gan_lab.streams import LatentDistribution, Streams
@@ -160,15 +160,20 @@ class GAN(LightningModule):
         with self.autocast():
             return self.generator(latents).float()
 
-    def judge(self, *batches: Tensor) -> tuple[Tensor, ...]:
-        """D's logits (N,) in float32 for each batch."""
+    def judge(self, samples: Tensor) -> Tensor:
+        """D's logits (N,) in float32."""
         with self.autocast():
-            if self._one_pass and len(batches) > 1:
-                return self.discriminator(torch.cat(batches)).float().split([len(batch) for batch in batches])
-            return tuple(self.discriminator(batch).float() for batch in batches)
+            return self.discriminator(samples).float()
 
-    def penalty(self, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
-        """The sum of the penalties' means over the micro-batch; None where there is none."""
+    def passes(self) -> Passes:
+        """`judge` for the batches of one update of D: each goes through D once."""
+        return Passes(self.judge, together=self._one_pass)
+
+    def penalty(self, passes: Passes, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
+        """The sum of the penalties' means over the micro-batch; None where there is none.
+
+        In float32: where the networks pass in lower precision, penalties have passes of their own.
+        """
         if not self.penalties:
             return None
 
@@ -176,7 +181,10 @@ class GAN(LightningModule):
             whole = self.streams.uniform((self.batch_size, *shape[1:]), "penalty", self.d_steps)
             return self._local(whole)[part]
 
-        values = [penalty(self.discriminator, real, fake, uniform).mean() for penalty in self.penalties]
+        discriminator = passes if self.autocast_dtype is None else Passes(self.discriminator, together=self._one_pass)
+        for batch in (real, fake):
+            batch.requires_grad_()
+        values = [penalty(discriminator, real, fake, uniform).mean() for penalty in self.penalties]
         return torch.stack(values).sum()
 
     def lr_factor(self) -> float:

@@ -17,7 +17,8 @@ from torch import Tensor
 from gan_lab.losses import hinge, wasserstein
 from gan_lab.module import GAN
 from gan_lab.optimizers import adam, rmsprop
-from gan_lab.penalties import r1, wgan_gp
+from gan_lab.penalties import gradient, r1, r1_r2, r2, wgan_gp
+from gan_lab.procedures.noise_to_data import update_discriminator
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")
 GOLDEN = Path(__file__).parent / "golden" / "ten_cycles.json"
@@ -45,13 +46,12 @@ def test_one_pass_over_real_and_fake_is_two_passes(norm):
     real, fake = points(8), points(6) - 3
     passes: list[int] = []
     gan.discriminator.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
-    real_logits, fake_logits = gan.judge(real, fake)
+    real_logits, fake_logits = gan.passes().logits(real, fake)
 
     assert passes == [14]
     torch.testing.assert_close(real_logits, gan.discriminator(real), rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(fake_logits, gan.discriminator(fake), rtol=1e-6, atol=1e-6)
-    (alone,) = gan.judge(fake)
-    assert torch.equal(alone, gan.discriminator(fake))
+    assert torch.equal(gan.judge(fake), gan.discriminator(fake))
 
 
 def test_batch_norm_sees_real_and_fake_apart():
@@ -60,12 +60,60 @@ def test_batch_norm_sees_real_and_fake_apart():
     real, fake = points(8), points(6) - 3
     passes: list[int] = []
     gan.discriminator.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
-    real_logits, fake_logits = gan.judge(real, fake)
+    real_logits, fake_logits = gan.passes().logits(real, fake)
 
     assert passes == [8, 6]
     assert torch.equal(real_logits, apart(real))
     assert torch.equal(fake_logits, apart(fake))
     assert (copy.deepcopy(apart)(torch.cat([real, fake]))[:8] - real_logits).abs().max() > 0.01
+
+
+# ---------------------------------------------------------------------- passes shared by loss and penalties
+
+SHARING = {  # penalties -> how many samples go through D in one update
+    "none": ([], [16]),
+    "r1": ([partial(r1, weight=1.0)], [8, 8]),
+    "r2": ([partial(r2, weight=1.0)], [8, 8]),
+    "r1 and r2": ([partial(r1, weight=1.0), partial(r2, weight=2.0)], [8, 8]),
+    "r1_r2": ([partial(r1_r2, weight=1.0)], [16]),
+    "real and fake": ([partial(gradient, at="real_and_fake", target=0.0)], [16]),
+    "wgan_gp": ([partial(wgan_gp, weight=1.0)], [8, 16]),
+    "r1 and wgan_gp": ([partial(r1, weight=1.0), partial(wgan_gp, weight=1.0)], [8, 8, 8]),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_an_update_passes_each_batch_once_and_has_the_gradient_of_separate_passes(name):
+    penalties, expected_passes = SHARING[name]
+    gan = ready(tiny_gan(penalties=penalties, discriminator={"norm": "layer"}))
+    apart, real = copy.deepcopy(gan.discriminator), cycle_of(gan)[:BATCH_SIZE]
+    passes: list[int] = []
+    gan.discriminator.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    gradients: list[Tensor] = []
+    gan.discriminator_player.optimizer.register_step_pre_hook(
+        lambda *_: gradients.extend(parameter.grad.clone() for parameter in gan.discriminator.parameters())
+    )
+    fake = gan.generate(gan.draw_latents("noise/discriminator", 0)).detach()
+    update_discriminator(gan, real)
+
+    def uniform(shape):
+        return gan.streams.uniform(shape, "penalty", 0)
+
+    terms = [penalty(apart, real, fake, uniform).mean() for penalty in penalties]
+    total = gan.adversarial_loss.discriminator(apart(real), apart(fake)).mean() + sum(terms)
+    assert passes == expected_passes
+    for one, other in zip(gradients, torch.autograd.grad(total, list(apart.parameters())), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_in_lower_precision_penalties_have_passes_of_their_own():
+    gan = ready(tiny_gan(penalties=[partial(r1_r2, weight=1.0)], autocast_dtype=torch.bfloat16))
+    seen: list[tuple[int, torch.dtype]] = []
+    gan.discriminator.layers[1].register_forward_hook(
+        lambda module, inputs, output: seen.append((len(output), output.dtype))
+    )
+    update_discriminator(gan, cycle_of(gan)[:BATCH_SIZE])
+    assert seen == [(16, torch.float32), (16, torch.bfloat16)]
 
 
 # ---------------------------------------------------------------------- precision
@@ -82,13 +130,19 @@ def test_bfloat16_is_for_the_networks_only():
     assert fake.dtype == torch.float32
     torch.testing.assert_close(fake, fake_full, rtol=0.02, atol=0.02)
     assert not torch.equal(fake, fake_full)
-    for logits, logits_full in zip(low.judge(real, fake_full), full.judge(real, fake_full), strict=True):
+    fake_full = fake_full.detach()
+    low_passes, full_passes = low.passes(), full.passes()
+    logits_of = [passes.logits(real, fake_full) for passes in (low_passes, full_passes)]
+    for logits, logits_full in zip(*logits_of, strict=True):
         assert logits.dtype == torch.float32
         torch.testing.assert_close(logits, logits_full, rtol=0.02, atol=0.02)
         assert not torch.equal(logits, logits_full)
     assert inner == [torch.bfloat16]
 
-    penalties = [gan.penalty(real, fake_full.detach(), slice(0, BATCH_SIZE)) for gan in (low, full)]
+    every = slice(0, BATCH_SIZE)
+    penalties = [
+        gan.penalty(passes, real, fake_full, every) for gan, passes in ((low, low_passes), (full, full_passes))
+    ]
     assert penalties[0].dtype == torch.float32
     assert torch.equal(penalties[0], penalties[1])
     assert inner == [torch.bfloat16, torch.float32]

@@ -1,15 +1,31 @@
 """Gradient penalties against closed forms: of linear and quadratic discriminators, whose slopes are known."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
-from gan_lab.penalties import input_gradient, r1, r1_r2, r2, wgan_gp
+from gan_lab.penalties import gradient, input_gradient, r1, r1_r2, r2, wgan_gp
 
-PENALTIES = {"wgan_gp": wgan_gp, "r1": r1, "r2": r2}
+wgan_div = partial(gradient, power=6, target=0, weight=2)
+dragan = partial(gradient, at="perturbed")
+PENALTIES = {
+    "wgan_gp": wgan_gp,
+    "r1": r1,
+    "r2": r2,
+    "wgan_lp": partial(gradient, one_sided=True),
+    "wgan_div": wgan_div,
+    "wgan_div_union": partial(wgan_div, at="real_and_fake"),
+    "absolute": partial(gradient, norm=1, power=1, target=0),
+    "sup": partial(gradient, norm=math.inf, power=1.5, at="real"),
+    "cubic": partial(gradient, norm=3, power=3, target=0.5, at="fake"),
+    "dragan": dragan,
+}
 EVERY_PENALTY = pytest.mark.parametrize("name", PENALTIES)
+# DRAGAN's points depend on the deviation of the whole batch.
+EVERY_PENALTY_OF_A_SAMPLE = pytest.mark.parametrize("name", [name for name in PENALTIES if name != "dragan"])
 EVERY_SHAPE = pytest.mark.parametrize("shape", [(2,), (1, 8, 8), (3, 5, 7)])
 
 
@@ -26,7 +42,8 @@ class Given:
 
     def __call__(self, shape: tuple[int, ...]) -> Tensor:
         self.shapes.append(shape)
-        return self.numbers.view(shape)
+        # One number a sample; where more are asked for, all of a sample's are the same.
+        return self.numbers.view(-1, *[1] * (len(shape) - 1)).expand(shape)
 
 
 def linear(weights: Tensor):
@@ -44,7 +61,19 @@ def test_a_linear_discriminator(shape):
     weights = values(*shape, seed=1)
     length = weights.norm().item()
     real, fake, uniform = values(5, *shape, seed=2), values(5, *shape, seed=3), Given(0, 0.1, 0.5, 0.9, 1)
-    expected = {"wgan_gp": 7 * (length - 1) ** 2, "r1": 3.5 * length**2, "r2": 3.5 * length**2}
+    size = weights.abs()
+    expected = {
+        "wgan_gp": 7 * (length - 1) ** 2,
+        "r1": 3.5 * length**2,
+        "r2": 3.5 * length**2,
+        "wgan_lp": 7 * max(length - 1, 0) ** 2,
+        "wgan_div": 7 * length**6,
+        "wgan_div_union": 7 * length**6,
+        "absolute": 7 * size.sum().item(),
+        "sup": 7 * abs(size.max().item() - 1) ** 1.5,
+        "cubic": 7 * abs(size.pow(3).sum().item() ** (1 / 3) - 0.5) ** 3,
+        "dragan": 7 * (length - 1) ** 2,
+    }
 
     for name, penalty in PENALTIES.items():
         result = penalty(linear(weights), real, fake, uniform, weight=7.0)
@@ -60,6 +89,15 @@ def test_wgan_gp_is_two_sided_and_zero_for_slope_one(length):
     assert result.tolist() == pytest.approx([10 * (length - 1) ** 2] * 4, rel=1e-12, abs=1e-14)
 
 
+@pytest.mark.parametrize(("length", "expected"), [(0.2, 0.0), (1.5, 0.0), (2.0, 2.5), (3.5, 40.0)])
+def test_one_sided_costs_only_above_the_target(length, expected):
+    weights = torch.tensor([0.6, -0.8], dtype=torch.float64) * length
+    penalty = partial(gradient, target=1.5, one_sided=True)
+    result = penalty(linear(weights), values(4, 2), values(4, 2), Given(0.1, 0.2, 0.3, 0.4))
+
+    assert result.tolist() == pytest.approx([expected] * 4, rel=1e-12, abs=1e-14)
+
+
 def test_a_quadratic_discriminator_at_points_worked_out_by_hand():
     matrix = torch.tensor([[1.0, 2.0], [0.0, -1.0]], dtype=torch.float64)  # gradient (2x + 2y, 2x - 2y)
     real = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=torch.float64)  # gradients (2, 2), (4, -4): squares 8, 32
@@ -71,6 +109,20 @@ def test_a_quadratic_discriminator_at_points_worked_out_by_hand():
     assert r2(quadratic(matrix), real, fake, mixing, weight=10.0).tolist() == pytest.approx([0.0, 80.0])
     assert wgan_gp(quadratic(matrix), real, fake, mixing, weight=10.0).tolist() == pytest.approx(
         [10 * (math.sqrt(4.5) - 1) ** 2, 10 * (math.sqrt(20) - 1) ** 2]
+    )
+    assert wgan_div(quadratic(matrix), real, fake, mixing).tolist() == pytest.approx([2 * 4.5**3, 2 * 20.0**3])
+    assert wgan_div(quadratic(matrix), real, fake, mixing, at="real_and_fake").tolist() == pytest.approx(
+        [8.0**3 + 0.0, 32.0**3 + 16.0**3]  # 2 times the mean of both
+    )
+    assert gradient(quadratic(matrix), real, fake, mixing, at="real", norm=1, power=1, weight=1.0).tolist() == (
+        pytest.approx([3.0, 7.0])  # |2| + |2| - 1, |4| + |-4| - 1
+    )
+    # The four numbers of `real` have mean 3/4 and mean square 5/4: deviation sqrt(11) / 4. By 0.75 u and 0.5 u:
+    # (1 + a, a) with a = 0.75^2 sqrt(11) / 8, gradient (2 + 4a, 2); (b, 2 + b) with b = 0.5^2 sqrt(11) / 8,
+    # gradient (4 + 4b, -4).
+    a, b = 0.75**2 * math.sqrt(11) / 8, 0.5**2 * math.sqrt(11) / 8
+    assert dragan(quadratic(matrix), real, fake, mixing).tolist() == pytest.approx(
+        [10 * (math.hypot(2 + 4 * a, 2) - 1) ** 2, 10 * (math.hypot(4 + 4 * b, 4) - 1) ** 2]
     )
 
 
@@ -88,15 +140,66 @@ def test_wgan_gp_takes_one_share_of_real_per_sample(shape):
 
 
 @EVERY_SHAPE
+def test_dragan_takes_one_share_per_sample_and_noise_per_value_in_one_draw(shape):
+    size = math.prod(shape)
+    matrix, real = values(size, size, seed=4), 3 + 2 * values(3, *shape, seed=5)
+    draws = torch.rand(3, 1 + size, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    asked = []
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        asked.append(shape)
+        return draws
+
+    result = dragan(quadratic(matrix), real, torch.full_like(real, math.nan), uniform, weight=1.0)
+
+    assert asked == [(3, 1 + size)]
+    deviation = (real - real.mean()).square().mean().sqrt()
+    points = [real[i].flatten() + draws[i, 0] * 0.5 * deviation * draws[i, 1:] for i in range(3)]
+    slopes = (torch.stack(points) @ (matrix + matrix.T)).square().sum(dim=1).sqrt()
+    torch.testing.assert_close(result, (slopes - 1) ** 2, rtol=1e-12, atol=0)
+
+
+def test_dragan_of_a_single_value_stays_there():
+    real = torch.tensor([[2.0]], dtype=torch.float64)
+    result = dragan(lambda inputs: inputs.pow(3).sum(dim=1), real, real, Given(0.7), weight=1.0)
+
+    assert result.tolist() == pytest.approx([11.0**2])  # slope 3 * 2^2
+
+
+@EVERY_SHAPE
+@pytest.mark.parametrize(("at", "sides"), [("real", [0]), ("fake", [1]), ("real_and_fake", [0, 1])])
+def test_the_gradient_penalty_at_the_samples_themselves(at, sides, shape):
+    size = math.prod(shape)
+    matrix = values(size, size, seed=7)
+    samples = [values(3, *shape, seed=8), values(3, *shape, seed=9)]
+    result = gradient(quadratic(matrix), *samples, refuse, at=at, power=4, target=0.0, weight=3.0)
+
+    squares = [(samples[side].flatten(1) @ (matrix + matrix.T)).square().sum(dim=1) for side in sides]
+    torch.testing.assert_close(result, 3 * torch.stack(squares).square().mean(dim=0), rtol=1e-12, atol=0)
+
+
+def test_settings_of_the_gradient_penalty_are_the_named_ones():
+    network, real, fake = small_network(), values(5, 2, seed=20), values(5, 2, seed=21)
+    uniform = Given(0.1, 0.3, 0.5, 0.7, 0.9)
+    squared = partial(gradient, network, real, fake, uniform, target=0.0)
+
+    assert torch.equal(gradient(network, real, fake, uniform), wgan_gp(network, real, fake, uniform))
+    for at, named in (("real", r1), ("fake", r2)):
+        torch.testing.assert_close(squared(at=at, weight=1.5), named(network, real, fake, refuse, weight=3.0))
+    both = r1_r2(network, real, fake, refuse, weight=3.0)
+    torch.testing.assert_close(squared(at="real_and_fake", weight=3.0), both)
+
+
+def refuse(shape: tuple[int, ...]) -> Tensor:
+    raise AssertionError("nothing to draw")
+
+
+@EVERY_SHAPE
 @pytest.mark.parametrize(("penalty", "side"), [(r1, 0), (r2, 1)])
 def test_r1_looks_at_real_and_r2_at_fake_only(penalty, side, shape):
     size = math.prod(shape)
     matrix = values(size, size, seed=7)
     samples = [values(3, *shape, seed=8), values(3, *shape, seed=9)]
-
-    def refuse(shape: tuple[int, ...]) -> Tensor:
-        raise AssertionError("nothing to draw")
-
     result = penalty(quadratic(matrix), *samples, refuse, weight=4.0)
     gradients = samples[side].flatten(1) @ (matrix + matrix.T)
     torch.testing.assert_close(result, 2 * gradients.square().sum(dim=1), rtol=1e-12, atol=0)
@@ -113,7 +216,7 @@ def test_default_weights_are_the_papers():
     assert r2(linear(weights), real, fake, uniform).item() == pytest.approx(5 * 25)
 
 
-@EVERY_PENALTY
+@EVERY_PENALTY_OF_A_SAMPLE
 def test_each_sample_is_penalised_by_itself(name):
     network = small_network()
     real, fake, shares = values(6, 2, seed=10), values(6, 2, seed=11), [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -144,7 +247,9 @@ def test_weight_gradients_of_a_linear_discriminator_follow_the_formula():
 @EVERY_PENALTY
 def test_weight_gradients_agree_with_finite_differences(name):
     network = small_network()
-    real, fake = values(4, 2, seed=14), values(4, 2, seed=15)
+    real, fake = 3 * values(4, 2, seed=14), 3 * values(4, 2, seed=15)
+    for parameter in network.parameters():  # so steep that `one_sided` is not idle
+        parameter.data *= 3
     parameters = dict(network.named_parameters())
 
     def penalty(*tensors: Tensor) -> Tensor:
@@ -154,7 +259,9 @@ def test_weight_gradients_agree_with_finite_differences(name):
         return PENALTIES[name](discriminator, real, fake, Given(0.1, 0.4, 0.6, 0.9), weight=3.0)
 
     tensors = tuple(parameter.detach().clone().requires_grad_() for parameter in parameters.values())
+    assert penalty(*tensors).max() > 0
     assert torch.autograd.gradcheck(penalty, tensors)
+    assert torch.autograd.gradgradcheck(penalty, tensors)
 
 
 @EVERY_PENALTY
@@ -163,9 +270,24 @@ def test_a_flat_discriminator_has_finite_weight_gradients(name):
     torch.nn.init.zeros_(network[2].weight)
     result = PENALTIES[name](network, values(3, 2), values(3, 2), Given(0.1, 0.4, 0.6))
 
-    assert result.tolist() == [10.0 if name == "wgan_gp" else 0.0] * 3
+    to_target = {"wgan_gp": 10.0, "sup": 10.0, "dragan": 10.0, "cubic": 1.25}
+    assert result.tolist() == [to_target.get(name, 0.0)] * 3
     gradients = torch.autograd.grad(result.mean(), list(network.parameters()), allow_unused=True)
-    assert all(gradient is None or gradient.isfinite().all() for gradient in gradients)
+    assert all(one is None or one.isfinite().all() for one in gradients)
+    assert any(one is not None for one in gradients)
+
+
+@pytest.mark.parametrize("norm", [1.0, 1.5, 2.0, 3.0, 6.0, math.inf])
+@pytest.mark.parametrize("power", [1.0, 1.5, 2.0, 6.0])
+@pytest.mark.parametrize("target", [0.0, 1.0])
+@pytest.mark.parametrize("one_sided", [False, True])
+def test_no_exponent_gives_nan_at_gradient_zero_nor_at_the_target(norm, power, target, one_sided):
+    penalty = partial(gradient, norm=norm, power=power, target=target, one_sided=one_sided)
+    for direction in ([0.0, 0.0], [target, 0.0]):
+        weights = torch.tensor(direction, requires_grad=True)
+        result = penalty(linear(weights), torch.ones(2, 2), torch.zeros(2, 2), lambda shape: torch.full(shape, 0.5))
+        assert result.isfinite().all()
+        assert torch.autograd.grad(result.mean(), weights)[0].isfinite().all()
 
 
 @EVERY_PENALTY

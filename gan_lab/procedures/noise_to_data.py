@@ -27,9 +27,11 @@ def update_discriminator(gan: GAN, real: Tensor) -> None:
     for part in gan.parts():
         with torch.no_grad():
             fake = gan.generate(latents[part])
-        real_logits, fake_logits = gan.judge(real[part], fake)
+        real_part = real[part]
+        passes = gan.passes()
+        penalty = gan.penalty(passes, real_part, fake, part)  # first: the loss then shares its passes through D
+        real_logits, fake_logits = passes.logits(real_part, fake)
         loss = gan.adversarial_loss.discriminator(real_logits, fake_logits).mean()
-        penalty = gan.penalty(real[part], fake, part)
         gan.discriminator_player.backward(loss if penalty is None else loss + penalty, gan)
         gan.record("loss/discriminator", loss)
         gan.record("logits/real", real_logits.mean())
@@ -54,8 +56,8 @@ def update_generator(gan: GAN, real: Tensor) -> None:
         seen: tuple[Tensor, ...] = ()
         if gan.adversarial_loss.generator_sees_real:
             with torch.no_grad():
-                seen = gan.judge(real[part])
-        (fake_logits,) = gan.judge(gan.generate(latents[part]))
+                seen = (gan.judge(real[part]),)
+        fake_logits = gan.judge(gan.generate(latents[part]))
         loss = gan.adversarial_loss.generator(*seen, fake_logits).mean()
         gan.generator_player.backward(loss, gan)
         gan.record("loss/generator", loss)
