@@ -14,9 +14,16 @@ def ema_decay(images: int, images_seen: int, half_life_images: float, rampup: fl
     return 0.5 ** (images / half_life) if half_life > 0 else 0.0
 
 
-@torch.no_grad()
-def update_ema(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * module for the parameters; buffers (BatchNorm's) are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1.0 - decay)
-    for old, new in zip(average.buffers(), module.buffers(), strict=True):
-        old.copy_(new)
+class Average:
+    """The averaged copy of a module. Finds its tensors once: looking for them takes longer than averaging a small net."""
+
+    def __init__(self, average: nn.Module, module: nn.Module):
+        self._parameters = list(average.parameters()), list(module.parameters())
+        self._buffers = list(zip(average.buffers(), module.buffers(), strict=True))
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """average <- decay * average + (1 - decay) * module for the parameters; buffers (BatchNorm's) are copied."""
+        torch._foreach_lerp_(*self._parameters, 1.0 - decay)
+        for old, new in self._buffers:
+            old.copy_(new)

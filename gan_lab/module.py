@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
-from gan_lab.ema import ema_decay, update_ema
+from gan_lab.ema import Average, ema_decay
 from gan_lab.losses import AdversarialLoss
 from gan_lab.models.layers import has_batch_norm
 from gan_lab.optimizers import Schedule, lr_factor
@@ -99,8 +99,9 @@ class GAN(LightningModule):
         self.streams = Streams(seed)
         self.rank, self.world_size = 0, 1
         self.state_to_load: dict[str, Any] | None = None  # a checkpoint's; waits for the optimizers
-        self.generator_player: Player
+        self.generator_player: Player  # this and the next two are made when training starts
         self.discriminator_player: Player
+        self.average: Average
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -114,6 +115,7 @@ class GAN(LightningModule):
         self.discriminator_player = Player(
             "discriminator", self.discriminator, discriminator_optimizer, how.discriminator_clip_norm
         )
+        self.average = Average(self.generator_ema, self.generator)
         if self.state_to_load is not None:
             self._load_progress(self.state_to_load)
             self.state_to_load = None
@@ -126,7 +128,7 @@ class GAN(LightningModule):
         alternating(self, real)
         images = self.images_seen - self.images_before
         decay = ema_decay(images, self.images_seen, self.ema_half_life_images, self.ema_rampup)
-        update_ema(self.generator_ema, self.generator, decay)
+        self.average.update(decay)
 
     # ------------------------------------------------------------------ what a procedure uses
 

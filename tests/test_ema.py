@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_lab.ema import ema_decay, update_ema
+from gan_lab.ema import Average, ema_decay
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_half_of_the_start_remains_after_the_half_life_whatever_the_batch(batch)
     nn.init.ones_(average.weight)
     nn.init.zeros_(module.weight)
     for seen in range(batch, 1000 + batch, batch):
-        update_ema(average, module, ema_decay(batch, seen, 1000, None))
+        Average(average, module).update(ema_decay(batch, seen, 1000, None))
 
     assert average.weight.item() == pytest.approx(0.5, rel=1e-12)
 
@@ -47,7 +47,7 @@ def test_the_average_is_the_closed_form(decay):
     for weight in weights:
         for parameter in module.parameters():
             nn.init.constant_(parameter, weight)
-        update_ema(average, module, decay)
+        Average(average, module).update(decay)
     closed = decay**4 * 2.0 + (1 - decay) * sum(decay ** (3 - k) * weight for k, weight in enumerate(weights))
 
     for parameter in average.parameters():
@@ -56,7 +56,7 @@ def test_the_average_is_the_closed_form(decay):
 
 def test_decay_zero_copies_to_the_last_bit():
     average, module = nn.Linear(5, 5), nn.Linear(5, 5)
-    update_ema(average, module, 0.0)
+    Average(average, module).update(0.0)
 
     assert torch.equal(average.weight, module.weight)
 
@@ -65,7 +65,7 @@ def test_buffers_are_copied_and_the_raw_module_is_untouched():
     average, module = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     module(torch.randn(16, 3) * 2 + 5)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    update_ema(average, module, 0.9)
+    Average(average, module).update(0.9)
 
     assert module.num_batches_tracked == 1
     for name, buffer in average.named_buffers():
@@ -85,14 +85,14 @@ def test_shared_weights_move_once():
             nn.init.constant_(self.one.weight, value)
 
     average = Twice(1.0)
-    update_ema(average, Twice(0.0), 0.5)
+    Average(average, Twice(0.0)).update(0.5)
 
     assert average.other.weight.item() == 0.5
 
 
 def test_no_graph_is_kept():
     average, module = nn.Linear(2, 2), nn.Linear(2, 2)
-    update_ema(average, module, 0.5)
+    Average(average, module).update(0.5)
 
     assert average.weight.is_leaf
     assert average.weight.grad_fn is None
