@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,7 @@ class Accelerator:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     num_threads: PositiveInt | None = None
     data_gib: NonNegativeFloat = 4.0
+    compile: Literal["none", "inductor", "cuda_graphs"] = "none"
 
 
 @dataclass
@@ -423,6 +425,11 @@ def _check_device(accelerator: Mapping[str, Any]) -> Iterator[str]:
         yield "accelerator.device=gpu: torch sees no GPU on this machine; use accelerator=cpu, or accelerator=auto"
     elif device == "gpu" and processes > max(num_gpus, 1):
         yield f"accelerator.num_processes={processes}: torch sees {num_gpus} GPU(s); use at most as many"
+    compiled = accelerator.get("compile", "none")
+    if compiled == "cuda_graphs" and (num_gpus == 0 or device == "cpu"):
+        yield "accelerator.compile=cuda_graphs: needs one of NVIDIA's GPUs; use accelerator.compile=inductor or none"
+    elif compiled != "none" and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "cl"))):
+        yield f"accelerator.compile={compiled}: no C++ compiler was found; install g++, or use accelerator.compile=none"
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -615,6 +622,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
         ema_rampup=config.ema.rampup,
         seed=config.seed,
         autocast_dtype=autocast_dtype(config, sample_shape, device_type(config)),
+        compile=config.accelerator.compile,
     )
 
 
@@ -625,13 +633,14 @@ def build_evaluation(config: RunConfig) -> Any:
 
 
 def build_callbacks(config: RunConfig) -> list[Any]:
-    """The configured callbacks in order: metrics, pictures, evaluation, the user's, health, checkpoint, progress."""
+    """The configured callbacks in order: metrics, pictures, evaluation, the user's, health, checkpoint, progress, then
+    the profile, which measures all of them."""
     nodes = {f"callbacks.{name}": node for name, node in config.callbacks.items() if node is not None}
     if config.evaluation is not None:
         nodes["evaluation"] = config.evaluation
     # Health sees what the others have measured; the checkpoint comes after everything that writes, then progress.
     rank = {"callbacks.metrics": -2, "callbacks.samples": -1, "callbacks.health": 1, "callbacks.checkpoint": 2}
-    rank["callbacks.progress"] = 3
+    rank |= {"callbacks.progress": 3, "callbacks.profile": 4}
     return [_instantiate(nodes[key], key) for key in sorted(nodes, key=lambda key: rank.get(key, 0))]
 
 

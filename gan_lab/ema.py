@@ -1,7 +1,7 @@
 """The exponential moving average of the generator, its memory given in images, not steps."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_decay(images: int, images_seen: int, half_life_images: float, rampup: float | None) -> float:
@@ -15,15 +15,16 @@ def ema_decay(images: int, images_seen: int, half_life_images: float, rampup: fl
 
 
 class Average:
-    """The averaged copy of a module. Finds its tensors once: looking for them takes longer than averaging a small net."""
+    """The averaged copy of a module. Finds its tensors once: to look for them takes longer than to average a few."""
 
     def __init__(self, average: nn.Module, module: nn.Module):
-        self._parameters = list(average.parameters()), list(module.parameters())
+        self._averages: list[Tensor] = list(average.parameters())
+        self._parameters: list[Tensor] = list(module.parameters())
         self._buffers = list(zip(average.buffers(), module.buffers(), strict=True))
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """average <- decay * average + (1 - decay) * module for the parameters; buffers (BatchNorm's) are copied."""
-        torch._foreach_lerp_(*self._parameters, 1.0 - decay)
+        torch._foreach_lerp_(self._averages, self._parameters, 1.0 - decay)
         for old, new in self._buffers:
             old.copy_(new)

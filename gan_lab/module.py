@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from gan_lab.compiled import Calls, Compile, calls_of
 from gan_lab.ema import Average, ema_decay
 from gan_lab.losses import AdversarialLoss
 from gan_lab.models.layers import has_batch_norm
@@ -59,6 +60,7 @@ class GAN(LightningModule):
         ema_rampup: float | None = 0.05,
         seed: int = 0,
         autocast_dtype: torch.dtype | None = None,
+        compile: Compile = "none",
     ):
         super().__init__()
         self.automatic_optimization = False
@@ -80,6 +82,7 @@ class GAN(LightningModule):
         self.ema_rampup = ema_rampup
         self.seed = seed
         self.autocast_dtype = autocast_dtype
+        self.compile_how = compile
 
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
@@ -99,9 +102,10 @@ class GAN(LightningModule):
         self.streams = Streams(seed)
         self.rank, self.world_size = 0, 1
         self.state_to_load: dict[str, Any] | None = None  # a checkpoint's; waits for the optimizers
-        self.generator_player: Player  # this and the next two are made when training starts
+        self.generator_player: Player  # this and the next three are made when training starts
         self.discriminator_player: Player
         self.average: Average
+        self.calls: Calls
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -116,6 +120,7 @@ class GAN(LightningModule):
             "discriminator", self.discriminator, discriminator_optimizer, how.discriminator_clip_norm
         )
         self.average = Average(self.generator_ema, self.generator)
+        self.calls = calls_of(self.generator, self.discriminator, self.compile_how, bool(self.penalties))
         if self.state_to_load is not None:
             self._load_progress(self.state_to_load)
             self.state_to_load = None
@@ -125,6 +130,7 @@ class GAN(LightningModule):
         self.images_before = self.images_seen
         self.published = {}
         self.streams.seed_layers(self.images_seen * self.world_size + self.rank)
+        self.calls.begin_cycle()
         alternating(self, real)
         images = self.images_seen - self.images_before
         decay = ema_decay(images, self.images_seen, self.ema_half_life_images, self.ema_rampup)
@@ -160,16 +166,21 @@ class GAN(LightningModule):
     def generate(self, latents: Tensor) -> Tensor:
         """Fakes in float32 from the generator as it is being trained."""
         with self.autocast():
-            return self.generator(latents).float()
+            return self.calls.generate(latents).float()
 
     def judge(self, samples: Tensor) -> Tensor:
-        """D's logits (N,) in float32."""
+        """D's logits (N,) in float32, in G's step: gradients reach the samples, not D's weights."""
         with self.autocast():
-            return self.discriminator(samples).float()
+            return self.calls.judge_frozen(samples).float()
 
     def passes(self) -> Passes:
-        """`judge` for the batches of one update of D: each goes through D once."""
-        return Passes(self.judge, together=self._one_pass)
+        """D's logits in float32 for the batches of one update of D: each goes through D once."""
+
+        def judge(samples: Tensor) -> Tensor:
+            with self.autocast():
+                return self.calls.judge(samples).float()
+
+        return Passes(judge, together=self._one_pass)
 
     def penalty(self, passes: Passes, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
         """The sum of the penalties' means over the micro-batch; None where there is none.

@@ -24,8 +24,8 @@ Exponent = Annotated[float, Range(low=1)]
 class Passes:
     """D's passes over the batches of one update: each batch goes through D once, whoever asks for its logits first.
 
-    So a penalty on the gradients at real or fake samples and the loss share a pass, as in R3GAN's code. Batches that are
-    asked for together go through together where `together` says that D does not mix samples.
+    So a penalty on the gradients at real or fake samples and the loss share a pass, as in R3GAN's code. Batches that
+    are asked for together go through together where `together` says that D does not mix samples.
     """
 
     def __init__(self, discriminator: Discriminator, *, together: bool = True):

@@ -97,7 +97,7 @@ def test_unknown_options() -> None:
     assert [problem for problem in problems if "=3: " not in problem] == [
         "model=mpl: no such option; did you mean mlp?",
         "loss=wgangp: no such option; did you mean wgan_gp?",
-        "penalty=r3: no such option; known: none, r1, r1_r2, r2",
+        "penalty=r3: no such option; known: gradient, none, r1, r1_r2, r2",
         "experiment=quikstart: no such option; did you mean quickstart?",
     ]
     (number,) = (problem for problem in problems if "=3: " in problem)
@@ -495,3 +495,22 @@ def test_users_own_group_option(tmp_path: Path) -> None:
 def test_config_dir_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config-dir .*nowhere: there is no such directory"):
         composed(config_dir=str(tmp_path / "nowhere"))
+
+
+def test_cuda_graphs_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = "accelerator.compile=cuda_graphs: needs one of NVIDIA's GPUs; use accelerator.compile=inductor or none"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert refused("accelerator.compile=cuda_graphs") == [problem]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert refused("accelerator.compile=cuda_graphs", "accelerator=cpu") == [problem]
+    assert problems_of(composed("accelerator.compile=cuda_graphs")) == []
+
+
+def test_compiling_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_lab.config.shutil.which", lambda name: None)
+    assert refused("accelerator.compile=inductor") == [
+        "accelerator.compile=inductor: no C++ compiler was found; install g++, or use accelerator.compile=none"
+    ]
+    assert problems_of(composed()) == []
+    monkeypatch.setattr("gan_lab.config.shutil.which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
+    assert problems_of(composed("accelerator.compile=inductor")) == []

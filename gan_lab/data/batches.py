@@ -1,6 +1,7 @@
 """Real batches by counter: the data set as one tensor, gathered by index, in an order that needs no state."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import cast
 
@@ -41,8 +42,9 @@ class EpochOrder:
 class RealBatches:
     """Endless iterator over cycles: real samples (num_batches * local batch, ...) of one process, ready to train on.
 
-    Samples live on `device` where they take at most `device_bytes` bytes, else in host memory. Process `rank` gets its
-    rows of each global batch, so that all processes together see what one process would.
+    Samples live on `device` where they take at most `device_bytes` bytes. Larger sets stay where they are, in host
+    memory or in a mapped file that may be larger than memory, and the next cycle's samples are gathered while this one
+    trains. Process `rank` gets its rows of each global batch, so that all processes together see what one would.
     """
 
     def __init__(
@@ -58,8 +60,8 @@ class RealBatches:
         rank: int = 0,
         world_size: int = 1,
     ):
-        resident = samples.numel() * samples.element_size() <= device_bytes
-        self.samples = samples.to(device) if resident else samples
+        self.resident = samples.numel() * samples.element_size() <= device_bytes
+        self.samples = samples.to(device) if self.resident else samples
         self.device = device
         self.order = EpochOrder(len(samples), seed)
         self.batch_size = batch_size
@@ -69,12 +71,29 @@ class RealBatches:
         self.local_rows = slice(rank * local, (rank + 1) * local)
 
     def __iter__(self) -> Iterator[Tensor]:
+        gathered = self._gathered() if self.resident else one_ahead(self._gathered())
+        for samples in gathered:
+            yield as_training_input(samples.to(self.device, non_blocking=True))
+
+    def _gathered(self) -> Iterator[Tensor]:
+        """The samples of one cycle after another as they are stored; pinned where they have to move to a GPU."""
         while True:
             stop = self.images + self.num_batches * self.batch_size
             indices = self.order(self.images, stop).view(self.num_batches, self.batch_size)[:, self.local_rows]
             indices = indices.reshape(-1).to(self.samples.device, non_blocking=True)
-            yield as_training_input(self.samples.index_select(0, indices).to(self.device, non_blocking=True))
+            samples = self.samples.index_select(0, indices)
+            yield samples.pin_memory() if self.device.type == "cuda" and not self.resident else samples
             self.images = stop
+
+
+def one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The items of an endless iterator, each made by a thread while the one before it is used."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as thread:
+        upcoming = thread.submit(next, items)
+        while True:
+            item = upcoming.result()
+            upcoming = thread.submit(next, items)
+            yield item
 
 
 class RealData(LightningDataModule):

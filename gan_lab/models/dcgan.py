@@ -10,17 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
-from gan_lab.models.layers import Norm, halved_sizes, image_norm, initialise_normal
-
-
-def _check_image(sample_shape: tuple[int, ...]) -> tuple[int, int]:
-    """(channels, side) of square images."""
-    if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
-        raise ValueError(
-            f"model=dcgan draws square images (C, H, W), the data set has samples of shape {tuple(sample_shape)}: "
-            "use model=mlp"
-        )
-    return sample_shape[0], sample_shape[1]
+from gan_lab.models.layers import Norm, halved_sizes, image_norm, initialise_normal, square_image
 
 
 def _channels(width: int, num_levels: int, max_width: int) -> list[int]:
@@ -47,7 +37,7 @@ class Generator(nn.Module):
     ):
         """depth: number of doublings (None: from a side of at most 7); slope: LeakyReLU's, 0 is ReLU."""
         super().__init__()
-        num_channels, size = _check_image(sample_shape)
+        num_channels, size = square_image(sample_shape, "dcgan")
         self.sizes = halved_sizes(size, depth)[::-1]
         channels = _channels(width, len(self.sizes) - 1, max_width)[::-1]
         self.dense = nn.Linear(latent_dim, channels[0] * self.sizes[0] ** 2)
@@ -92,7 +82,7 @@ class Discriminator(nn.Module):
     ):
         """depth: number of halvings (None: until the side is at most 7)."""
         super().__init__()
-        num_channels, size = _check_image(sample_shape)
+        num_channels, size = square_image(sample_shape, "dcgan")
         sizes = halved_sizes(size, depth)
         channels = [num_channels, *_channels(width, len(sizes) - 1, max_width)]
         self.levels = nn.ModuleList()

@@ -1,9 +1,12 @@
-"""The parts that the families share: normalisation by name, initialisation, sizes of a strided stack."""
+"""The parts that the families share: normalisation by name, initialisation, sizes of a strided stack, resampling."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.utils import parametrizations
 
 Norm = Literal["none", "batch", "layer", "instance"]
 VectorNorm = Literal["none", "batch", "layer"]
@@ -46,9 +49,35 @@ class FourierFeatures(nn.Module):
         return torch.cat([points, angles.sin(), angles.cos()], dim=1)
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether any layer mixes the samples of a batch."""
-    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in module.modules())
+class MinibatchStd(nn.Module):
+    """features (N, C, H, W) -> (N, C + 1, H, W): one more channel, which says how much the samples of a group differ.
+
+    Its value is the standard deviation over the group, averaged over channels and pixels (Karras et al. 2018, section
+    3). A group is `group_size` samples in a row, or fewer where N is no multiple of it: the largest divisor of both.
+    """
+
+    def __init__(self, group_size: int):
+        super().__init__()
+        self.group_size = group_size
+
+    def forward(self, features: Tensor) -> Tensor:
+        size = math.gcd(len(features), self.group_size)
+        precise = torch.promote_types(features.dtype, torch.float32)  # squares of small differences, under autocast
+        groups = features.to(precise).unflatten(0, (-1, size))
+        variance = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)
+        std = (variance + 1e-8).sqrt().mean(dim=(1, 2, 3))  # 1e-8: the root's gradient is infinite at 0
+        channel = std.repeat_interleave(size).view(-1, 1, 1, 1).expand(-1, 1, *features.shape[2:])
+        return torch.cat([features, channel.to(features.dtype)], dim=1)
+
+
+def mixes_samples(module: nn.Module) -> bool:
+    """Whether any layer lets the samples of a batch see each other."""
+    kinds = (nn.modules.batchnorm._BatchNorm, MinibatchStd)
+    return any(isinstance(layer, kinds) for layer in module.modules())
+
+
+has_batch_norm = mixes_samples
+"""What gan_lab.module asks before it judges real and fake in one pass."""
 
 
 def initialise_normal(module: nn.Module, std: float) -> None:
@@ -75,3 +104,66 @@ def halved_sizes(size: int, num_halvings: int | None = None) -> list[int]:
     if sizes[-1] < 2:
         raise ValueError(f"depth={num_halvings} halves {size} pixels to less than 2: use a smaller depth")
     return sizes
+
+
+def most_halvings(size: int) -> int:
+    """How often `size` can be halved, rounded up, before less than 2 pixels are left: 8 -> 2, 28 -> 4, 32 -> 4."""
+    return max((size - 1).bit_length() - 1, 0)
+
+
+def square_image(sample_shape: tuple[int, ...], family: str) -> tuple[int, int]:
+    """(channels, side) of square images; ValueError for samples of another kind."""
+    if len(sample_shape) != 3 or sample_shape[1] != sample_shape[2]:
+        raise ValueError(
+            f"model={family} draws square images (C, H, W), the data set has samples of shape {tuple(sample_shape)}: "
+            "use model=mlp"
+        )
+    return sample_shape[0], sample_shape[1]
+
+
+def upsample_nearest(images: Tensor, size: int) -> Tensor:
+    """Every pixel twice in each direction, then the first `size` rows and columns: an odd side drops the last."""
+    return interpolate(images, scale_factor=2.0, mode="nearest")[:, :, :size, :size]
+
+
+def upsample_bilinear(images: Tensor, size: int) -> Tensor:
+    """Twice the side by linear interpolation (kernel [1, 3, 3, 1] / 4), then the first `size` rows and columns."""
+    return interpolate(images, scale_factor=2.0, mode="bilinear")[:, :, :size, :size]
+
+
+class Lowpass(nn.Module):
+    """images (N, C, H, W) -> smoothed by [1, 3, 3, 1] / 8 in both directions, every `stride`-th pixel kept, times gain.
+
+    The kernel of bilinear interpolation; beyond the border there are zeros. stride 2, padding 1: half the side, rounded
+    up. stride 1, padding 2: the side that a 3x3 convolution by 2 without padding halves so.
+    """
+
+    def __init__(self, num_channels: int, *, stride: int = 2, padding: int = 1, gain: float = 1.0):
+        super().__init__()
+        self.stride, self.padding = stride, padding
+        taps = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.kernel: Tensor
+        kernel = gain * torch.outer(taps, taps)
+        # Not saved: it is no state. A depthwise convolution is the fastest form on the CPU, and bears bfloat16.
+        self.register_buffer("kernel", kernel.repeat(num_channels, 1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        odd = images.shape[-1] % 2
+        images = pad(images, (0, odd, 0, odd)) if odd else images
+        return conv2d(images, self.kernel, stride=self.stride, padding=self.padding, groups=len(self.kernel))
+
+
+def spectrally_normalised(layer: nn.Module, enabled: bool) -> nn.Module:
+    """The layer with its weight divided by the weight's largest singular value (Miyato et al. 2018, equation 8).
+
+    The singular value comes from one step of power iteration in each pass in training mode (algorithm 1); its vectors
+    are buffers. To be called after the initialisation, from which the vectors are started.
+    """
+    return parametrizations.spectral_norm(layer) if enabled else layer
+
+
+def initialise_xavier(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:
+    """Weights U(-a, a) with a = gain sqrt(6 / (fan in + fan out)) (Glorot & Bengio 2010, equation 16), bias 0."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

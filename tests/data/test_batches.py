@@ -1,5 +1,9 @@
 """Real batches: every sample once an epoch, from any counter on, split over processes."""
 
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from itertools import islice
 
 import pytest
@@ -7,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_lab.data import as_training_input
-from gan_lab.data.batches import EpochOrder, RealBatches
+from gan_lab.data.batches import EpochOrder, RealBatches, one_ahead
 
 
 def batches(samples: Tensor, **settings) -> RealBatches:
@@ -139,3 +143,62 @@ def test_too_much_data_for_the_device_stays_in_host_memory():
 
     assert batches(samples, device=meta, device_bytes=320).samples.device.type == "meta"
     assert batches(samples, device=meta, device_bytes=319).samples.device.type == "cpu"
+
+
+def test_the_next_cycle_is_gathered_while_this_one_is_used():
+    started = [threading.Event() for _ in range(3)]
+
+    def items() -> Iterator[Tensor]:
+        for number, event in enumerate(started):
+            event.set()
+            yield torch.tensor(number)
+
+    ahead = one_ahead(items())
+    assert int(next(ahead)) == 0
+    assert started[1].wait(timeout=60)  # nobody has asked for it
+    assert int(next(ahead)) == 1
+
+
+def test_what_fails_in_the_thread_fails_in_the_loop():
+    def items() -> Iterator[Tensor]:
+        yield torch.tensor(0)
+        raise OSError("the disk is gone")
+
+    ahead = one_ahead(items())
+    next(ahead)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(ahead)
+
+
+LARGER_THAN_MEMORY = """
+import resource, sys
+from itertools import islice
+import numpy, torch
+from gan_lab.data.batches import RealBatches
+
+path, way = sys.argv[1:]
+stored = numpy.lib.format.open_memmap(path, mode="w+", dtype="uint8", shape=(2**19, 1, 64, 64))  # 2 GiB, of holes
+stored[-1] = 255
+samples = torch.from_numpy(numpy.load(path, mmap_mode="c"))  # not "r", of which torch warns
+used = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData"))
+limit = used * 1024 + 2**29
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+if way == "copied":
+    samples = samples.clone()
+batches = RealBatches(
+    samples, batch_size=64, num_batches=1, start_images=0, seed=0, device=torch.device("cpu"), device_bytes=2**20
+)
+print(sum(len(batch) for batch in islice(batches, 200)), float(batches.samples[-1].float().mean()))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA and /proc are Linux's")
+@pytest.mark.parametrize("way", ["mapped", "copied"])
+def test_a_set_larger_than_the_memory_that_is_left_is_read(tmp_path, way):
+    command = [sys.executable, "-c", LARGER_THAN_MEMORY, str(tmp_path / "images.npy"), way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    if way == "copied":  # the limit is real
+        assert done.returncode != 0
+        assert "memory" in done.stderr.lower()
+    else:
+        assert done.stdout.split() == ["12800", "255.0"], done.stderr

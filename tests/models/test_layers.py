@@ -4,10 +4,17 @@ from torch import nn
 
 from gan_lab.models.layers import (
     FourierFeatures,
+    Lowpass,
+    MinibatchStd,
     halved_sizes,
     has_batch_norm,
     image_norm,
     initialise_normal,
+    mixes_samples,
+    most_halvings,
+    square_image,
+    upsample_bilinear,
+    upsample_nearest,
     vector_norm,
 )
 
@@ -37,6 +44,88 @@ def test_halved_sizes(size, depth, sizes):
 def test_halving_below_two_pixels_is_refused(size, depth):
     with pytest.raises(ValueError, match=f"depth={depth} halves {size} pixels"):
         halved_sizes(size, depth)
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 8, 9, 16, 17, 28, 32, 33, 128])
+def test_most_halvings_leave_two_pixels_and_one_more_less(size):
+    most = most_halvings(size)
+
+    assert halved_sizes(size, most)[-1] == 2
+    with pytest.raises(ValueError, match="to less than 2"):
+        halved_sizes(size, most + 1)
+
+
+def test_square_images_are_told_from_the_rest():
+    assert square_image((3, 28, 28), "some") == (3, 28)
+    for shape in [(2,), (3, 28, 32), (28, 28)]:
+        with pytest.raises(ValueError, match="model=some draws square images"):
+            square_image(shape, "some")
+
+
+def test_nearest_upsampling_doubles_every_pixel_and_drops_the_last_of_an_odd_side():
+    images = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    four = torch.tensor([[1.0, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]])
+
+    assert torch.equal(upsample_nearest(images, 4)[0, 0], four)
+    assert torch.equal(upsample_nearest(images, 3)[0, 0], four[:3, :3])
+
+
+def test_bilinear_upsampling_weighs_neighbours_by_one_and_three():
+    row = torch.tensor([0.0, 4.0, 12.0])
+    doubled = torch.tensor([0.0, 1.0, 3.0, 6.0, 10.0, 12.0])  # (3 a + b) / 4 and (a + 3 b) / 4, the ends repeated
+    images = row.expand(1, 1, 3, 3)
+
+    torch.testing.assert_close(upsample_bilinear(images, 6)[0, 0], doubled.expand(6, 6))
+    torch.testing.assert_close(upsample_bilinear(images, 5)[0, 0], doubled[:5].expand(5, 5))
+    torch.testing.assert_close(upsample_bilinear(images.transpose(2, 3), 6)[0, 0], doubled[:, None].expand(6, 6))
+
+
+@pytest.mark.parametrize(("stride", "padding", "gain"), [(2, 1, 1.0), (1, 2, 1.0), (1, 1, 4.0)])
+@pytest.mark.parametrize("size", [6, 7])
+def test_lowpass_is_the_sum_of_neighbours_weighed_by_one_three_three_one(stride, padding, gain, size):
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    result = Lowpass(3, stride=stride, padding=padding, gain=gain).double()(images)
+    sides = {(2, 1): (size + 1) // 2, (1, 2): size + 1 + size % 2, (1, 1): size - 1 + size % 2}
+    assert result.shape == (2, 3, *[sides[stride, padding]] * 2)
+    for i in range(result.shape[2]):
+        for j in range(result.shape[3]):
+            expected = torch.zeros(2, 3, dtype=torch.float64)
+            for a, tap_a in enumerate((1, 3, 3, 1)):
+                for b, tap_b in enumerate((1, 3, 3, 1)):
+                    row, column = stride * i + a - padding, stride * j + b - padding
+                    if 0 <= row < size and 0 <= column < size:
+                        expected += gain * tap_a * tap_b / 64 * images[:, :, row, column]
+            torch.testing.assert_close(result[:, :, i, j], expected)
+
+
+def test_lowpass_has_nothing_to_learn_or_to_save():
+    layer = Lowpass(3)
+
+    assert list(layer.parameters()) == []
+    assert layer.state_dict() == {}
+
+
+@pytest.mark.parametrize(("num", "group_size", "size"), [(8, 4, 4), (6, 4, 2), (5, 4, 1), (3, 8, 1), (8, 16, 8)])
+def test_minibatch_std_says_how_much_the_samples_of_a_group_differ(num, group_size, size):
+    torch.manual_seed(0)
+    features = torch.randn(num, 3, 2, 2, dtype=torch.float64)
+    result = MinibatchStd(group_size)(features)
+
+    assert result.shape == (num, 4, 2, 2)
+    assert torch.equal(result[:, :3], features)
+    for start in range(0, num, size):  # samples in a row: those of real and fake, one after the other, stay apart
+        group = features[start : start + size]
+        expected = group.std(dim=0, unbiased=False).mean()
+        torch.testing.assert_close(result[start : start + size, 3], expected.expand(size, 2, 2), rtol=1e-6, atol=2e-4)
+
+
+def test_minibatch_std_of_equal_samples_has_a_finite_gradient():
+    features = torch.ones(4, 2, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(MinibatchStd(4)(features).sum(), features, create_graph=True)
+    gradient.square().sum().backward()
+
+    assert features.grad.isfinite().all()
 
 
 def standardised(inputs: torch.Tensor, dimensions: list[int]) -> torch.Tensor:
@@ -69,12 +158,14 @@ def test_no_norm_changes_nothing():
     assert torch.equal(vector_norm("none", 4)(images[0, 0]), images[0, 0])
 
 
-def test_only_batch_norm_counts_as_mixing_samples():
+def test_batch_norm_and_minibatch_std_mix_samples_and_nothing_else():
     for name in ("none", "layer", "instance"):
         assert not has_batch_norm(nn.Sequential(image_norm(name, 4)))
     assert not has_batch_norm(vector_norm("layer", 4))
     assert has_batch_norm(nn.Sequential(nn.Sequential(image_norm("batch", 4))))
     assert has_batch_norm(vector_norm("batch", 4))
+    assert mixes_samples(nn.Sequential(MinibatchStd(4)))
+    assert has_batch_norm(nn.Sequential(MinibatchStd(4)))  # by this name the trainer asks
 
 
 def test_initialisation_of_every_kind_of_layer():

@@ -1,0 +1,243 @@
+"""What every family of image networks keeps to: shapes, ranges, gradients, precision, copies, seeds and refusals."""
+
+import copy
+import inspect
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from gan_lab.compose import conf_dir
+from gan_lab.ema import Average
+from gan_lab.models import autoencoder, dcgan, r3gan, resnet, style, upconv
+from gan_lab.models.layers import mixes_samples
+
+FAMILIES: dict[str, tuple[ModuleType, dict[str, Any], dict[str, Any]]] = {
+    "autoencoder": (autoencoder, {"width": 4}, {"width": 4, "embedding_dim": 6}),
+    "dcgan": (dcgan, {"width": 4, "max_width": 8, "init_std": 0.2}, {"width": 4, "max_width": 8, "init_std": 0.2}),
+    "r3gan": (r3gan, {"width": 4, "max_width": 8, "group_width": 4}, {"width": 4, "max_width": 8, "group_width": 4}),
+    "resnet": (resnet, {"width": 4, "max_width": 8}, {"width": 4, "max_width": 8}),
+    "resnet_attention": (
+        resnet,
+        {"width": 8, "max_width": 8, "depth": 1, "spectral_norm": True, "attention": 4},
+        {"width": 8, "max_width": 8, "depth": 1, "num_flat": 2, "attention": 4},
+    ),
+    "style": (style, {"width": 4, "max_width": 8, "style_dim": 6}, {"width": 4, "max_width": 8}),
+    "style_noise": (style, {"width": 4, "max_width": 8, "style_dim": 6, "noise": True}, {"width": 4, "max_width": 8}),
+    "upconv": (upconv, {"width": 8, "init_std": 0.2}, {"width": 8, "init_std": 0.2}),
+}
+ANY_SIZE = [name for name in FAMILIES if name != "resnet_attention"]
+EVERY_FAMILY = pytest.mark.parametrize("family", FAMILIES)
+LATENT_DIM = 5
+
+
+def generator_of(family: str, size: int = 8, channels: int = 1, seed: int = 0) -> nn.Module:
+    module, settings, _ = FAMILIES[family]
+    torch.manual_seed(seed)
+    return module.Generator(sample_shape=(channels, size, size), latent_dim=LATENT_DIM, **settings)
+
+
+def discriminator_of(family: str, size: int = 8, channels: int = 1, seed: int = 0) -> nn.Module:
+    module, _, settings = FAMILIES[family]
+    torch.manual_seed(seed)
+    return module.Discriminator(sample_shape=(channels, size, size), **settings)
+
+
+def judged(discriminator: nn.Module, images: Tensor) -> Tensor:
+    """(N,): the logits, or what an autoencoder leaves of the images."""
+    result = discriminator(images)
+    return (result - images).square().flatten(1).sum(1) if hasattr(discriminator, "returns_reconstruction") else result
+
+
+def away_from_zero(network: nn.Module) -> nn.Module:
+    """The network with what starts at zero drawn: the layers behind such a parameter have no gradient at the start."""
+    for parameter in network.parameters():
+        if (parameter == 0).all():
+            nn.init.normal_(parameter, 0.0, 0.2)
+    return network
+
+
+@pytest.mark.parametrize("family", ANY_SIZE)
+@pytest.mark.parametrize("size", [8, 28, 32, 64])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_shapes_and_range(family: str, size: int, channels: int) -> None:
+    generator = generator_of(family, size, channels)
+    *_, last = [parameter for parameter in generator.parameters() if parameter.ndim == 4]
+    last.data *= 1000
+    images = generator(torch.randn(2, LATENT_DIM)).detach()
+    discriminator = discriminator_of(family, size, channels)
+
+    assert images.shape == (2, channels, size, size)
+    assert 0.99 < images.abs().max() <= 1
+    shape = images.shape if family == "autoencoder" else (2,)
+    assert discriminator(images).shape == shape
+
+
+@pytest.mark.parametrize("family", ANY_SIZE)
+@pytest.mark.parametrize("size", [9, 28, 37])
+def test_every_pixel_is_drawn_and_judged(family: str, size: int) -> None:
+    """An odd side is cropped or halved unevenly; no row or column may be constant because of it."""
+    images = generator_of(family, size)(torch.randn(8, LATENT_DIM)).detach()
+    assert (images.std(dim=0) > 0).all()
+
+    inputs = torch.randn(8, 1, size, size, requires_grad=True)
+    (gradient,) = torch.autograd.grad(judged(discriminator_of(family, size), inputs).sum(), inputs)
+    assert (gradient.abs().sum(dim=(0, 1)) > 0).all()
+
+
+@EVERY_FAMILY
+def test_gradients_reach_every_parameter(family: str) -> None:
+    # In evaluation mode, for BatchNorm takes away what the bias of a convolution before it adds.
+    generator = away_from_zero(generator_of(family)).eval()
+    discriminator = away_from_zero(discriminator_of(family)).eval()
+    judged(discriminator, generator(torch.randn(4, LATENT_DIM))).square().sum().backward()
+
+    for network in (generator, discriminator):
+        for name, parameter in network.named_parameters():
+            assert parameter.grad is not None, name
+            assert parameter.grad.abs().max() > 1e-12, name
+
+
+@EVERY_FAMILY
+def test_each_sample_is_drawn_and_judged_by_itself(family: str) -> None:
+    generator, discriminator = generator_of(family).eval(), away_from_zero(discriminator_of(family)).eval()
+    latents = torch.randn(4, LATENT_DIM)
+    images = generator(latents).detach()
+    logits = judged(discriminator, images)
+
+    assert not mixes_samples(discriminator)
+    assert logits.std() > 1e-4
+    torch.testing.assert_close(torch.cat([generator(one[None]) for one in latents]), images, rtol=1e-4, atol=1e-5)
+    alone = torch.cat([judged(discriminator, image[None]) for image in images])
+    torch.testing.assert_close(alone, logits, rtol=1e-4, atol=1e-5)
+
+
+@EVERY_FAMILY
+def test_a_penalty_on_the_gradient_has_the_right_gradient(family: str) -> None:
+    """Double backward, against the difference of the penalty at two near sets of parameters."""
+    discriminator = away_from_zero(discriminator_of(family)).double().eval()
+    images = torch.randn(3, 1, 8, 8, dtype=torch.float64).requires_grad_()
+
+    def penalty() -> Tensor:
+        (gradient,) = torch.autograd.grad(judged(discriminator, images).sum(), images, create_graph=True)
+        return gradient.square().sum()
+
+    parameters = list(discriminator.parameters())
+    gradients = torch.autograd.grad(penalty(), parameters, allow_unused=True)
+    directions = [torch.randn_like(parameter) for parameter in parameters]
+    slope = sum((g * d).sum() for g, d in zip(gradients, directions, strict=True) if g is not None)
+    values = []
+    for step in (1e-6, -2e-6):  # one step forward, then to the other side
+        for parameter, direction in zip(parameters, directions, strict=True):
+            parameter.data += step * direction
+        values.append(penalty().item())
+
+    assert slope.abs() > 1e-3
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(slope.item(), rel=1e-4)
+
+
+@EVERY_FAMILY
+def test_one_step_of_training_with_two_passes_and_a_penalty(family: str) -> None:
+    """In training mode: a layer that changes its state in each pass must not spoil the backward of the one before."""
+    discriminator = discriminator_of(family)
+    real, fake = torch.randn(4, 1, 8, 8, requires_grad=True), torch.randn(4, 1, 8, 8)
+    loss = judged(discriminator, real).mean() - judged(discriminator, fake).mean()
+    (gradient,) = torch.autograd.grad(judged(discriminator, real).sum(), real, create_graph=True)
+    (loss + gradient.square().sum()).backward()
+
+    for name, parameter in discriminator.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+@EVERY_FAMILY
+def test_bfloat16_and_channels_last_change_little(family: str) -> None:
+    generator = away_from_zero(generator_of(family)).eval()
+    discriminator = away_from_zero(discriminator_of(family)).eval()
+    latents = torch.randn(4, LATENT_DIM)
+    images = generator(latents).detach()
+    logits = judged(discriminator, images).detach()
+    for network in (generator, discriminator):
+        network.to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        low_images = generator(latents)
+        low_logits = judged(discriminator, images.to(memory_format=torch.channels_last))
+        low_judged = judged(discriminator, low_images)
+    low_judged.float().sum().backward()
+
+    torch.testing.assert_close(low_images.float(), images, rtol=0.05, atol=0.05)
+    torch.testing.assert_close(low_logits.float(), logits, rtol=0.1, atol=0.1 * logits.abs().max().item())
+    for network in (generator, discriminator):
+        assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+@EVERY_FAMILY
+def test_a_copy_can_be_averaged_and_saved(family: str) -> None:
+    """As the trainer does with the averaged generator: deepcopy, foreach lerp of parameters, buffers copied."""
+    generator = generator_of(family)
+    copied = copy.deepcopy(generator).requires_grad_(False)
+    average = Average(copied, generator)  # before training: it holds the very tensors that training is to change
+    start = [parameter.clone() for parameter in copied.parameters()]
+    latents = torch.randn(4, LATENT_DIM)
+    for _ in range(3):
+        generator(latents).square().mean().backward()
+        for parameter in generator.parameters():
+            parameter.data -= 0.1 * parameter.grad
+
+    for old, parameter in zip(start, copied.parameters(), strict=True):
+        assert torch.equal(old, parameter)  # the copy shares nothing
+    average.update(0.75)
+    for old, mean, new in zip(start, copied.parameters(), generator.parameters(), strict=True):
+        torch.testing.assert_close(mean, 0.75 * old + 0.25 * new.detach())
+    for (name, mean), new in zip(copied.named_buffers(), generator.buffers(), strict=True):
+        assert torch.equal(mean, new), name
+    average.update(0.0)
+    restored = generator_of(family, seed=1).eval()
+    restored.load_state_dict(copied.state_dict())
+    expected = generator.eval()(latents)
+    assert torch.equal(copied.eval()(latents), expected)
+    assert torch.equal(restored(latents), expected)
+
+
+@EVERY_FAMILY
+def test_the_seed_decides(family: str) -> None:
+    latents, images = torch.randn(2, LATENT_DIM), torch.randn(2, 1, 8, 8)
+
+    def both(seed: int) -> tuple[Tensor, Tensor]:
+        generator, discriminator = generator_of(family, seed=seed), discriminator_of(family, seed=seed)
+        return generator.eval()(latents), discriminator.eval()(images)
+
+    for one, same, other in zip(both(0), both(0), both(1), strict=True):
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("family", ["autoencoder", "dcgan", "r3gan", "resnet", "style", "upconv"])
+@pytest.mark.parametrize("network", ["Generator", "Discriminator"])
+def test_what_cannot_be_drawn_is_refused_with_a_remedy(family: str, network: str) -> None:
+    build = getattr(FAMILIES[family][0], network)
+
+    assert build.images_only is True
+    for shape in [(2,), (1, 28, 32)]:
+        with pytest.raises(ValueError, match=f"model={family} draws square images .*: use model=mlp"):
+            build(sample_shape=shape)
+    build(sample_shape=(1, 9, 9), width=4, depth=3)
+    with pytest.raises(ValueError, match="depth=4 halves 9 pixels to less than 2: use a smaller depth"):
+        build(sample_shape=(1, 9, 9), width=4, depth=4)
+
+
+@pytest.mark.parametrize("family", ["r3gan", "resnet", "style", "upconv"])
+def test_the_conf_file_states_every_default(family: str) -> None:
+    cfg = OmegaConf.create({"loss": {"discriminator_norm": "none"}})
+    cfg.model = OmegaConf.load(conf_dir() / "model" / f"{family}.yaml")
+    for player in ("generator", "discriminator"):
+        node = OmegaConf.to_container(cfg.model[player], resolve=True)
+        assert isinstance(node, dict)
+        assert node.pop("_target_") == f"gan_lab.models.{family}.{player.capitalize()}"
+        network = getattr(FAMILIES[family][0], player.capitalize())
+        parameters = dict(inspect.signature(network).parameters)
+        del parameters["sample_shape"]
+        assert node == {name: parameter.default for name, parameter in parameters.items()}
