@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from gan_lab.data import Data, as_training_input
 from gan_lab.errors import ConfigError
-from gan_lab.features import NUM_HASH_DIGITS, Extractor, Features
+from gan_lab.features import NUM_HASH_DIGITS, Extractor, Features, Rows
 from gan_lab.features.cache import Cache, code_key, content_key
 from gan_lab.features.classifier import Classifier, train_classifier
 from gan_lab.features.inception import inception
@@ -114,6 +114,11 @@ def predicted_classes(probabilities: Tensor) -> tuple[Tensor, Tensor]:
     return (digits * places).sum(dim=1), sureness.amin(dim=1)
 
 
+def samples_key(data: Data) -> str:
+    """The `content_key` of the samples, which are read only where it is not known already."""
+    return content_key(data.samples) if data.samples_key is None else data.samples_key
+
+
 def make_extractor(
     name: ExtractorName,
     data: Data,
@@ -142,22 +147,27 @@ def make_extractor(
             "in each; use evaluation.extractor=random"
         )
     if not labelled or name == "random":
-        key = content_key(code_key(), data.samples, seed)
+        key = content_key(code_key(), samples_key(data), seed)
         return _kept(cache, "random", key, RandomConv, lambda: random_conv(data.samples, seed=seed))
     assert data.labels is not None
-    images, labels, others = data.samples, data.labels, held_out
-    if others is None or others.labels is None:  # a tenth is set apart, for the accuracy
+    images: Tensor | Rows = data.samples
+    labels = data.labels
+    test: tuple[Tensor | Rows, Tensor]
+    if held_out is None or held_out.labels is None:  # a tenth is set apart, for the accuracy
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
         aside, rest = order[: len(order) // 10], order[len(order) // 10 :]
-        test, (images, labels) = (images[aside], labels[aside]), (images[rest], labels[rest])
+        test = (Rows(data.samples, aside), labels[aside])
+        images, labels = Rows(data.samples, rest), labels[rest]
+        tested_on = None
     else:
-        test = (others.samples, others.labels)
+        test = (held_out.samples, held_out.labels)
+        tested_on = samples_key(held_out)
 
     def make() -> Extractor:
         log.info(f"training the feature extractor on {len(images):,} labelled images, once for this data set ...")
         return train_classifier(images, labels, num_classes, test, seed=seed, device=device)
 
-    key = content_key(code_key(), images, labels, *test, num_classes, seed)
+    key = content_key(code_key(), samples_key(data), labels, tested_on, test[1], num_classes, seed)
     return _kept(cache, "cnn", key, lambda channels, side: Classifier(channels, side, num_classes), make)
 
 
@@ -238,8 +248,8 @@ class Evaluator:
     def _real(self) -> dict[str, Any]:
         """What is known of the reference before any fake is there: features, radii, and the floor of each metric."""
         hashes = [self.extractor.hash if self.extractor is not None else None, _code_of_metrics()]
-        held_out = None if self.held_out is None else self.held_out.samples
-        key = content_key(*hashes, self.data.samples, held_out, self.num, self.seed, *self.metrics)
+        held_out = None if self.held_out is None else samples_key(self.held_out)
+        key = content_key(*hashes, samples_key(self.data), held_out, self.num, self.seed, *self.metrics)
         return self.cache.get("reference", key, self._measure_reference)
 
     def _measure_reference(self) -> dict[str, Any]:
@@ -278,13 +288,13 @@ class Evaluator:
             "metrics": list(self.metrics),
             "num_fake": self.num,
             "num_real": self.num,
-            "data": content_key(self.data.samples)[:NUM_HASH_DIGITS],
+            "data": samples_key(self.data)[:NUM_HASH_DIGITS],
             "split": self.split,
             "seed": self.seed,
             "quantised": "none (points)" if self.is_points else "uint8",
         }
         if "memorisation" in self.metrics and self.held_out is not None:
-            card["held_out_data"] = content_key(self.held_out.samples)[:NUM_HASH_DIGITS]
+            card["held_out_data"] = samples_key(self.held_out)[:NUM_HASH_DIGITS]
         if self.extractor is not None:
             card |= {"extractor_name": self.extractor.name, "extractor_hash": self.extractor.hash}
             card |= self.extractor.facts

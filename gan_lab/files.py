@@ -1,7 +1,9 @@
 """Files that are either whole or not there."""
 
+import fcntl
 import io
 import json
+import logging
 import math
 import os
 import pickle
@@ -16,6 +18,8 @@ from typing import Any, BinaryIO
 import torch
 
 from gan_lab.errors import RunError
+
+log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = "gan_lab checkpoint 1"
 
@@ -45,6 +49,33 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
             raise
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[OSError | None]:
+    """Holds the making of `path` against other processes; the system lets go when this process ends in any way.
+
+    Waits, and says so, while another process holds it. Yields None; or, without waiting, why nothing could be locked:
+    nothing can be written there, or the file system has no locks.
+    """
+    problem = file = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = (path.parent / f".{path.name}.lock").open("w")
+    except OSError as error:
+        problem = error
+    if file is None:
+        yield problem
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.info(f"waiting for another run that makes {path.name}")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            problem = error
+        yield problem
 
 
 def write_json(path: Path, content: dict[str, Any], *, private: bool = False) -> None:

@@ -31,8 +31,8 @@ from gan_lab.evaluation import (
     metric_names,
     predicted_classes,
 )
-from gan_lab.features import Extractor
-from gan_lab.features.cache import Cache
+from gan_lab.features import Extractor, Rows
+from gan_lab.features.cache import Cache, content_key
 
 ALL: tuple[Metric, ...] = get_args(Metric)
 NUM = 300
@@ -490,6 +490,25 @@ def vars_of(evaluator: Evaluator) -> dict[str, Any]:
     return {name: getattr(evaluator, name) for name in Evaluator.__dataclass_fields__}
 
 
+@pytest.mark.parametrize("name", ["cnn", "random", "none"])
+def test_samples_whose_key_is_known_are_not_read_for_it(cache, monkeypatch, name: ExtractorName):
+    """What was measured without a known key serves with one, and the figures have the same card."""
+    expected = of_digits(cache, extractor_name=name)
+    card, floor = expected.card, expected.floor
+    train, test = (data._replace(samples_key=content_key(data.samples)) for data in (digits(), digits(split="test")))
+    evaluator = Evaluator(train, test, ALL, cache, num_samples=NUM, extractor_name=name, split="train")
+    num_references = len(references(cache))
+
+    def key_of_few(*parts: Any) -> str:
+        assert not any(isinstance(part, Tensor) and part.ndim == 4 for part in parts)
+        return content_key(*parts)
+
+    monkeypatch.setattr(gan_lab.evaluation, "content_key", key_of_few)
+    assert evaluator.card == card
+    assert evaluator.floor == floor
+    assert len(references(cache)) == num_references
+
+
 def test_changed_code_of_metrics_measures_again(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     of_points(cache).prepare()
@@ -530,6 +549,24 @@ def test_without_labelled_held_out_images_a_tenth_is_set_apart(tmp_path, monkeyp
     held_out = digits(split="test")._replace(labels=None, classes=None) if unlabelled else None
     _ = Evaluator(digits(), held_out, (), Cache(tmp_path)).extractor
     assert calls == [(1442 - 144, 144)]
+
+
+def test_images_are_set_apart_without_copying_the_others(tmp_path, monkeypatch):
+    """The set may be larger than memory."""
+    data = digits()
+    order = torch.randperm(1442, generator=torch.Generator().manual_seed(0))
+
+    def train(images: Any, labels: Tensor, num_classes: int, held_out: tuple[Any, Tensor], **_: Any) -> Extractor:
+        for part, of_part, chosen in ((*held_out, order[:144]), (images, labels, order[144:])):
+            assert isinstance(part, Rows)
+            assert part.samples is data.samples
+            assert torch.equal(part[: len(part)], data.samples[chosen])
+            assert data.labels is not None
+            assert torch.equal(of_part, data.labels[chosen])
+        return Extractor("cnn", Stub(), {"input": [1, 8, 8]})
+
+    monkeypatch.setattr(gan_lab.evaluation, "train_classifier", train)
+    assert Evaluator(data, None, (), Cache(tmp_path)).extractor is not None
 
 
 @pytest.mark.parametrize("others_first", [False, True])

@@ -1,16 +1,19 @@
 """Files are whole or absent; checkpoints hold data, never code."""
 
+import fcntl
 import json
+import logging
 import os
 import pickle
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from gan_lab.errors import RunError
-from gan_lab.files import read_checkpoint, replacing, write_checkpoint, write_json
+from gan_lab.files import locked, read_checkpoint, replacing, write_checkpoint, write_json
 
 CHECKPOINT = {"format": "gan_lab checkpoint 1", "weights": torch.arange(3.0), "counters": {"d_steps": 5}, "name": "é"}
 
@@ -192,3 +195,59 @@ def test_data_of_another_program_is_not_a_checkpoint_of_ours(tmp_path, content):
 
     with pytest.raises(RunError, match="is not a checkpoint of gan_lab"):
         read_checkpoint(path)
+
+
+def test_what_is_locked_is_made_by_one_after_the_other(tmp_path, caplog):
+    """Two threads hold locks of their own, as two processes do."""
+    path, events, waiting = tmp_path / "deep" / "file", [], threading.Event()
+
+    def second():
+        with locked(path) as problem:
+            events.append(("second", problem))
+
+    class Told(logging.Handler):
+        def emit(self, record):
+            events.append(record.getMessage())
+            waiting.set()
+
+    handler = Told(logging.INFO)
+    logger = logging.getLogger("gan_lab.files")
+    logger.addHandler(handler)
+    try:
+        with caplog.at_level(logging.INFO), locked(path) as problem:
+            assert problem is None
+            thread = threading.Thread(target=second)
+            thread.start()
+            assert waiting.wait(timeout=60)
+            with locked(tmp_path / "deep" / "other file") as problem:
+                assert problem is None
+            events.append("first")
+        thread.join(timeout=60)
+    finally:
+        logger.removeHandler(handler)
+
+    assert events == ["waiting for another run that makes file", "first", ("second", None)]
+
+
+def test_what_cannot_be_locked_is_told(tmp_path, monkeypatch):
+    (tmp_path / "plain").write_text("")
+    with locked(tmp_path / "plain" / "file") as problem:
+        assert isinstance(problem, OSError)
+
+    def refuse(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path / "file") as problem:
+        assert isinstance(problem, OSError)
+        assert problem.strerror == "No locks available"
+
+
+@pytest.mark.parametrize("folder", ["", "plain"])
+def test_an_error_while_something_is_locked_is_that_error_alone(tmp_path, folder):
+    (tmp_path / "plain").write_text("")
+    with pytest.raises(KeyError) as caught, locked(tmp_path / folder / "file"):
+        raise KeyError
+    assert caught.value.__context__ is None
+    with locked(tmp_path / "file") as problem:  # it is free again
+        assert problem is None

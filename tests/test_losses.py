@@ -7,7 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
 
-from gan_lab.losses import blind_loss, hinge, lsgan, minimax, relativistic, vanilla, wasserstein
+from gan_lab.losses import (
+    blind_loss,
+    boundary,
+    hinge,
+    lsgan,
+    minimax,
+    relativistic,
+    relativistic_average,
+    softmax,
+    vanilla,
+    wasserstein,
+)
 
 REAL = [0.0, 1.0, -2.0]
 FAKE = [0.0, 2.0, -0.5]
@@ -19,6 +30,11 @@ def cross_entropy(logits: Tensor, label: float) -> Tensor:
 
 def square(logits: Tensor, label: float) -> Tensor:
     return mse_loss(logits, torch.full_like(logits, label), reduction="none") / 2
+
+
+def log_share(of: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+    """log p, where p is the share of exp(logit) in the sum over both halves of the batch."""
+    return (of.exp() / (real.exp().sum() + fake.exp().sum())).log()
 
 
 # name: (loss, D's values at REAL and FAKE, G's values at FAKE, D's second formula, G's second formula)
@@ -59,8 +75,47 @@ TABLE = {
         lambda real, fake: cross_entropy(real - fake, 1),
         lambda real, fake: cross_entropy(fake - real, 1),
     ),
+    "boundary": (
+        boundary(),
+        [1.3862943611198906, 2.4401896985611953, 2.601004995223079],
+        [0.0, 2.0, 0.125],
+        lambda real, fake: cross_entropy(real, 1) + cross_entropy(fake, 0),
+        lambda fake: (fake.sigmoid().log() - (1 - fake.sigmoid()).log()) ** 2 / 2,
+    ),
+    # The next three: mean real -1/3, mean fake 1/2, so the margins r - mean f are -1/2, 1/2, -5/2
+    # and mean r - f are -1/3, -7/3, 1/6. For G: 1/3, 7/3, -1/6 and 1/2, -1/2, 5/2.
+    "relativistic_average": (
+        relativistic_average(),
+        [1.8477158922028485, 2.8999639450291768, 3.1921717923921870],
+        [1.0143825588695151, 1.0666306116958435, 0.8588384590588537],
+        lambda real, fake: cross_entropy(real - fake.mean(), 1) + cross_entropy(fake - real.mean(), 0),
+        lambda real, fake: cross_entropy(real - fake.mean(), 0) + cross_entropy(fake - real.mean(), 1),
+    ),
+    "relativistic_average_least_squares": (
+        relativistic_average("least_squares"),
+        [9 / 4 + 16 / 9, 1 / 4 + 100 / 9, 49 / 4 + 25 / 36],
+        [4 / 9 + 1 / 4, 16 / 9 + 9 / 4, 49 / 36 + 9 / 4],
+        lambda real, fake: 2 * square(real - fake.mean(), 1) + 2 * square(fake - real.mean(), -1),
+        lambda real, fake: 2 * square(real - fake.mean(), -1) + 2 * square(fake - real.mean(), 1),
+    ),
+    "relativistic_average_hinge": (
+        relativistic_average("hinge"),
+        [3 / 2 + 4 / 3, 1 / 2 + 10 / 3, 7 / 2 + 5 / 6],
+        [2 / 3 + 1 / 2, 3 / 2, 7 / 6],
+        lambda real, fake: (1 - real + fake.mean()).clamp(min=0) + (1 + fake - real.mean()).clamp(min=0),
+        lambda real, fake: (1 + real - fake.mean()).clamp(min=0) + (1 - fake + real.mean()).clamp(min=0),
+    ),
+    "softmax": (  # Z = e^0 + e^1 + e^-2 + e^0 + e^2 + e^-0.5 = 12.849203870338942, log Z is the first value
+        softmax(),
+        [2.5532818538062538, 1.5532818538062538, 4.5532818538062538],
+        [2.5532818538062538, 1.0532818538062538, 3.8032818538062538],
+        lambda real, fake: -log_share(real, real, fake),
+        lambda real, fake: -(log_share(real, real, fake) + log_share(fake, real, fake)) / 2,
+    ),
 }
 EVERY_LOSS = pytest.mark.parametrize("name", TABLE)
+OF_A_BATCH = [name for name in TABLE if name.startswith("relativistic_average")] + ["softmax"]
+"""Losses that compare each sample with its whole batch."""
 
 
 def of_generator(loss, real: Tensor, fake: Tensor) -> Tensor:
@@ -77,8 +132,8 @@ def test_values_worked_out_by_hand(name):
     loss, discriminator_values, generator_values, _, _ = TABLE[name]
     real, fake = torch.tensor(REAL, dtype=torch.float64), torch.tensor(FAKE, dtype=torch.float64)
 
-    assert loss.discriminator(real, fake).tolist() == pytest.approx(discriminator_values, abs=1e-15)
-    assert of_generator(loss, real, fake).tolist() == pytest.approx(generator_values, abs=1e-15)
+    assert loss.discriminator(real, fake).tolist() == pytest.approx(discriminator_values, rel=1e-15, abs=1e-15)
+    assert of_generator(loss, real, fake).tolist() == pytest.approx(generator_values, rel=1e-15, abs=1e-15)
 
 
 @EVERY_LOSS
@@ -96,12 +151,13 @@ def test_values_and_gradients_of_a_second_formula(name):
 
 
 @EVERY_LOSS
-def test_gradients_agree_with_finite_differences(name):
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+def test_gradients_agree_with_finite_differences(name, check):
     loss = TABLE[name][0]
     real, fake = logits(16, 4).requires_grad_(), logits(16, 5).requires_grad_()
 
-    assert torch.autograd.gradcheck(loss.discriminator, (real, fake))
-    assert torch.autograd.gradcheck(loss.generator, (real, fake) if loss.generator_sees_real else (fake,))
+    assert check(loss.discriminator, (real, fake))
+    assert check(loss.generator, (real, fake) if loss.generator_sees_real else (fake,))
 
 
 @EVERY_LOSS
@@ -127,7 +183,7 @@ def test_a_sure_discriminator_still_teaches_the_non_saturating_generator_but_not
     assert abs(torch.autograd.grad(minimax().generator(fake).sum(), fake)[0].item()) < 1e-30
 
 
-@EVERY_LOSS
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in OF_A_BATCH])
 def test_each_sample_has_its_own_value(name):
     loss = TABLE[name][0]
     real, fake = logits(7, 6), logits(7, 7)
@@ -135,6 +191,16 @@ def test_each_sample_has_its_own_value(name):
 
     assert torch.equal(loss.discriminator(real, fake), torch.cat([loss.discriminator(*one) for one in singles]))
     assert torch.equal(of_generator(loss, real, fake), torch.cat([of_generator(loss, *one) for one in singles]))
+
+
+@pytest.mark.parametrize("name", OF_A_BATCH)
+def test_a_loss_of_the_batch_does_not_depend_on_who_is_beside_whom(name):
+    loss, real, fake = TABLE[name][0], logits(7, 6), logits(7, 7)
+
+    for half in loss.discriminator, loss.generator:
+        torch.testing.assert_close(half(real, fake.flip(0)).mean(), half(real, fake).mean(), rtol=1e-12, atol=0)
+        singles = [half(real[i : i + 1], fake[i : i + 1]) for i in range(7)]
+        assert not torch.isclose(half(real, fake).mean(), torch.cat(singles).mean(), rtol=0.01)
 
 
 @EVERY_LOSS
@@ -158,6 +224,11 @@ def test_logits_that_would_broadcast_are_refused(name, real_shape, fake_shape):
         ("hinge", 0.0, 2.0, 0.0),
         ("wasserstein", 0.0, 0.0, 0.0),
         ("relativistic", 0.3, math.log(2), math.log(2)),
+        ("boundary", 0.0, 2 * math.log(2), 0.0),
+        ("relativistic_average", 0.3, 2 * math.log(2), 2 * math.log(2)),
+        ("relativistic_average_least_squares", 0.3, 2.0, 2.0),
+        ("relativistic_average_hinge", 0.3, 2.0, 2.0),
+        ("softmax", 0.3, math.log(2), math.log(2)),  # of one pair
     ],
 )
 def test_values_at_equilibrium(name, logit, discriminator_value, generator_value):
@@ -170,6 +241,89 @@ def test_values_at_equilibrium(name, logit, discriminator_value, generator_value
     assert blind_loss(loss) == pytest.approx(discriminator_value, abs=1e-15)
     (slope,) = torch.autograd.grad(value.sum(), undecided)
     assert slope.item() == pytest.approx(0, abs=1e-15)
+
+
+TOY = torch.tensor([1, 2, 5]), torch.tensor([4, 3, 1])
+"""How many of 8 reals, and of 8 fakes, lie at each of three points."""
+
+
+def tabulated(levels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of TOY's reals and fakes under a discriminator with one level a point."""
+    return tuple(torch.repeat_interleave(levels, counts) for counts in TOY)
+
+
+def best_levels(name: str, share: Tensor) -> Tensor:
+    """The best discriminator's, where `share` is p_data / (p_data + p_G)."""
+    return {"lsgan": share, "softmax": share.log()}.get(name, torch.logit(share))
+
+
+@pytest.mark.parametrize("name", ["vanilla", "minimax", "boundary", "lsgan", "softmax"])
+def test_the_best_discriminator_of_a_discrete_distribution(name):
+    loss = TABLE[name][0]
+    data, model = (counts.double() / 8 for counts in TOY)
+    levels = best_levels(name, data / (data + model)).requires_grad_()
+    value = loss.discriminator(*tabulated(levels)).mean()
+
+    middle = (data + model) / 2
+    from_data, from_model = ((p * (p / middle).log()).sum().item() for p in (data, model))
+    expected = {
+        "lsgan": (data * model / (data + model)).sum().item() / 2,
+        "softmax": math.log(16) - from_data,
+    }.get(name, 2 * math.log(2) - from_data - from_model)  # 2 log 2 - 2 JSD
+    assert value.item() == pytest.approx(expected, rel=1e-12)
+    (slopes,) = torch.autograd.grad(value, levels)
+    assert slopes.abs().max() < 1e-14
+    for shift in torch.eye(3, dtype=torch.float64) * 0.1:
+        assert loss.discriminator(*tabulated(levels + shift)).mean() > value
+        assert loss.discriminator(*tabulated(levels - shift)).mean() > value
+
+
+@EVERY_LOSS
+def test_where_the_distributions_agree_the_best_discriminator_is_flat(name):
+    loss, counts = TABLE[name][0], torch.tensor([1, 2, 5])
+    levels = torch.full((3,), 0.5 if name == "lsgan" else 0.0, dtype=torch.float64, requires_grad=True)
+    samples = levels.repeat_interleave(counts)
+
+    (slopes,) = torch.autograd.grad(loss.discriminator(samples, samples.flip(0)).mean(), levels)
+    assert slopes.tolist() == pytest.approx([0.0] * 3, abs=1e-15)
+
+
+@pytest.mark.parametrize("num", [1, 8, 64])
+def test_values_of_softmax_at_its_ends(num):
+    loss, flat = softmax(), torch.full((num,), 0.7, dtype=torch.float64)
+
+    assert loss.discriminator(flat, flat).mean().item() == pytest.approx(math.log(2 * num), rel=1e-14)
+    assert loss.generator(flat, flat).mean().item() == pytest.approx(math.log(2 * num), rel=1e-14)
+    assert loss.discriminator(flat + 50, flat).mean().item() == pytest.approx(math.log(num), abs=1e-14)
+
+
+def test_softmax_gradients_are_shares_less_targets():
+    loss = softmax()
+    real, fake = logits(5, 10).requires_grad_(), logits(5, 11).requires_grad_()
+    shares = torch.cat([real, fake]).detach().softmax(dim=0)
+
+    gradients = torch.cat(torch.autograd.grad(loss.discriminator(real, fake).mean(), (real, fake)))
+    targets = torch.tensor([1 / 5] * 5 + [0.0] * 5, dtype=torch.float64)
+    torch.testing.assert_close(gradients, shares - targets, rtol=0, atol=1e-15)
+    gradients = torch.cat(torch.autograd.grad(loss.generator(real, fake).mean(), (real, fake)))
+    torch.testing.assert_close(gradients, shares - 1 / 10, rtol=0, atol=1e-15)
+
+
+def test_both_terms_of_the_relativistic_average_teach_the_generator():
+    loss, real, fake = relativistic_average(), logits(6, 12), logits(6, 13).requires_grad_()
+    (gradient,) = torch.autograd.grad(loss.generator(real, fake).mean(), fake)
+
+    # d/df_j of mean softplus(mean r - f) is -sigmoid(mean r - f_j) / N, of mean softplus(r - mean f) it is
+    # -mean sigmoid(r - mean f) / N: what a loss without the term about reals would lack.
+    about_fakes = -torch.sigmoid(real.mean() - fake) / 6
+    about_reals = -torch.sigmoid(real - fake.mean()).mean() / 6
+    torch.testing.assert_close(gradient, about_fakes + about_reals, rtol=1e-12, atol=0)
+
+
+def test_the_boundary_seeking_generator_turns_back_above_the_boundary():
+    fake = torch.tensor([-2.0, 0.0, 2.0], requires_grad=True)
+
+    assert torch.autograd.grad(boundary().generator(fake).sum(), fake)[0].tolist() == [-2.0, 0.0, 2.0]
 
 
 def test_minimax_is_zero_sum():
@@ -188,18 +342,28 @@ def test_discriminators_want_real_above_fake_and_generators_the_opposite(name):
     of_real, of_fake = torch.autograd.grad(loss.discriminator(real, fake).sum(), (real, fake))
 
     assert of_real < 0 < of_fake
+    # The generators that seek equality want a fake raised only where it is below: below 0, or below the reals.
+    fake = torch.tensor([-0.2 if name in ("boundary", "softmax") else 0.2], requires_grad=True)
     assert torch.autograd.grad(of_generator(loss, real, fake).sum(), fake)[0] < 0
 
 
-def test_the_relativistic_loss_does_not_see_a_common_shift_of_the_logits():
-    loss, real, fake = relativistic(), logits(32, 8), logits(32, 9)
+@pytest.mark.parametrize("name", ["relativistic", *OF_A_BATCH])
+def test_losses_that_compare_do_not_see_a_common_shift_of_the_logits(name):
+    loss, real, fake = TABLE[name][0], logits(32, 8), logits(32, 9)
 
     torch.testing.assert_close(loss.discriminator(real + 7, fake + 7), loss.discriminator(real, fake))
     torch.testing.assert_close(loss.generator(real + 7, fake + 7), loss.generator(real, fake))
-    torch.testing.assert_close(loss.generator(real, fake), loss.discriminator(fake, real))  # the players swap
 
 
+@pytest.mark.parametrize("name", [name for name in TABLE if name.startswith("relativistic")])
+def test_the_players_of_a_relativistic_loss_swap(name):
+    loss, real, fake = TABLE[name][0], logits(32, 8), logits(32, 9)
+
+    torch.testing.assert_close(loss.generator(real, fake), loss.discriminator(fake, real))
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if TABLE[name][0].generator_sees_real])
 @pytest.mark.parametrize("shapes", [((4,), (1,)), ((4, 1), (4,))])
-def test_the_relativistic_generator_refuses_logits_that_would_broadcast(shapes):
+def test_generators_that_see_real_refuse_logits_that_would_broadcast(name, shapes):
     with pytest.raises(ValueError, match=r"shape \(N,\)"):
-        relativistic().generator(*map(torch.zeros, shapes))
+        TABLE[name][0].generator(*map(torch.zeros, shapes))

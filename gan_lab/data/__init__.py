@@ -11,7 +11,8 @@ from torch import Tensor
 
 
 class Data(NamedTuple):
-    """A whole dataset on the CPU.
+    """A whole dataset on the CPU. Samples may be a file that is mapped into memory and larger than it: read what is
+    needed, by index, and never write to them, which would end the process.
 
     samples: images as uint8 (N, C, H, W) in 0..255 with C = 1 (gray), 3 (RGB) or 4 (RGB and opacity), never normalised;
         or points as float32 (N, 2) in the units of the mixture.
@@ -21,6 +22,8 @@ class Data(NamedTuple):
     mode_std: the standard deviation of each mode along each axis; None without ``modes``.
     parts: of stacked images, the base set whose pictures are the channels; a label's decimal digits are the channels'
         labels. Else None.
+    samples_key: a name for the content of ``samples`` (``content_key`` of them) that was known without reading them;
+        None where it was not.
     """
 
     samples: Tensor
@@ -29,6 +32,7 @@ class Data(NamedTuple):
     modes: Tensor | None = None
     mode_std: float | None = None
     parts: "Data | None" = None
+    samples_key: str | None = None
 
 
 def as_training_input(samples: Tensor) -> Tensor:

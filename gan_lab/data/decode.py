@@ -1,7 +1,7 @@
-"""Image files to one uint8 tensor, in parallel and with bounded memory."""
+"""Image files to uint8 pixels, in parallel."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +19,10 @@ SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow up to 10 
 GRAY_MODES = ("1", "L", "LA", *SIXTEEN_BIT_MODES)
 
 
+class UnreadableImages(RunError):
+    """Names the image files that cannot be read."""
+
+
 def decode_images(paths: Sequence[Path], *, image_size: int, channels: int) -> Tensor:
     """Decode every file, centre-crop it to a square and resize it with Pillow's bicubic filter (antialiased).
 
@@ -28,24 +32,59 @@ def decode_images(paths: Sequence[Path], *, image_size: int, channels: int) -> T
     - 16-bit gray: 0..65535 maps to 0..255 linearly, never stretched to an image's own range.
     - Opacity is kept with 4 channels; with 1 or 3 the image is laid on white.
 
-    Raises RunError that names the files that cannot be read (all are tried, the first 10 are listed).
+    Raises UnreadableImages (all files are tried, the first 10 that cannot be read are listed).
     """
     images = torch.empty((len(paths), channels, image_size, image_size), dtype=torch.uint8)
     pixels = images.numpy()  # the threads write through this view
+    decode_files(paths, chunks_of(len(paths)), image_size=image_size, channels=channels, store=pixels.__setitem__)
+    return images
+
+
+def chunks_of(num_files: int) -> list[range]:
+    """The indices of all files in order, in the pieces that threads decode."""
+    return [range(start, min(start + CHUNK_FILES, num_files)) for start in range(0, num_files, CHUNK_FILES)]
+
+
+def decode_files(
+    paths: Sequence[Path],
+    chunks: Sequence[range],
+    *,
+    image_size: int,
+    channels: int,
+    store: Callable[[int, np.ndarray], None],
+    finished: Callable[[range], None] = lambda chunk: None,
+) -> None:
+    """Decode the files whose indices are in ``chunks`` as ``decode_images`` does, in threads.
+
+    store: takes the index of a file and its picture, uint8 (channels, image_size, image_size), which is overwritten by
+        the next one; it is called in the threads. finished: takes a chunk all of whose pictures are stored; it is
+        called in order in the caller's thread.
+
+    Raises UnreadableImages after all others are stored.
+    """
     failures: dict[int, str] = {}
 
-    def decode_chunk(start: int) -> None:
-        for index in range(start, min(start + CHUNK_FILES, len(paths))):
-            failure = _decode_into(pixels[index], paths[index])
-            if failure is not None:
-                failures[index] = failure
+    def decode_chunk(chunk: range) -> bool:
+        picture = np.empty((channels, image_size, image_size), dtype=np.uint8)
+        whole = True
+        for index in chunk:
+            failure = _decode_into(picture, paths[index])
+            if failure is None:
+                store(index, picture)
+            else:
+                failures[index], whole = failure, False
+        return whole
 
     # Pillow releases the GIL while it decodes and resizes. One task a chunk keeps the queue short for large folders.
     pool = ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 16))
+    num_there = len(paths) - sum(map(len, chunks))
     try:
-        starts = range(0, len(paths), CHUNK_FILES)
         # The bar shows on a terminal alone (disable=None), and only when the work takes a while.
-        list(tqdm(pool.map(decode_chunk, starts), "decoding", len(starts), unit="chunk", delay=2, disable=None))
+        with tqdm(desc="decoding", total=len(paths), initial=num_there, unit=" images", delay=2, disable=None) as bar:
+            for chunk, whole in zip(chunks, pool.map(decode_chunk, chunks), strict=True):
+                if whole:
+                    finished(chunk)
+                bar.update(len(chunk))
     finally:  # on an interrupt, do not decode what is left
         pool.shutdown(cancel_futures=True)
 
@@ -53,10 +92,9 @@ def decode_images(paths: Sequence[Path], *, image_size: int, channels: int) -> T
         listed = [f"  {paths[index]}: {failures[index]}" for index in sorted(failures)[:LISTED_FILES]]
         if len(failures) > LISTED_FILES:
             listed.append(f"  and {len(failures) - LISTED_FILES} more")
-        raise RunError(
+        raise UnreadableImages(
             f"{len(failures)} of {len(paths)} image files cannot be read; remove or replace them:\n" + "\n".join(listed)
         )
-    return images
 
 
 def is_gray(path: Path) -> bool:

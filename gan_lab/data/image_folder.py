@@ -8,13 +8,19 @@ import torch
 
 from gan_lab.constraints import ImageSize
 from gan_lab.data import Data
-from gan_lab.data.decode import decode_images, is_gray
+from gan_lab.data.decoded import decoded_images
 from gan_lab.errors import RunError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def image_folder(*, root: str, image_size: ImageSize = 64, channels: Literal[1, 3, 4] | None = None) -> Data:
+def image_folder(
+    *,
+    root: str,
+    image_size: ImageSize = 64,
+    channels: Literal[1, 3, 4] | None = None,
+    cache_dir: str | None = None,
+) -> Data:
     """All images under ``root``, searched recursively, centre-cropped to squares and resized with antialiasing.
 
     root: images directly in it have no labels. Where they lie in sub-folders (at any depth), each first-level
@@ -23,10 +29,12 @@ def image_folder(*, root: str, image_size: ImageSize = 64, channels: Literal[1, 
         links are followed. The order is that of the relative paths.
     channels: 1 gray, 3 RGB, 4 RGB and opacity. None: 1 if the mode of every file is gray (a palette counts as colour),
         else 3. With 1 and 3, transparent pixels are laid on white.
+    cache_dir: where the decoded images are kept, to be mapped into memory by later starts (see ``decoded_images``);
+        None decodes into memory.
     samples: uint8 (N, channels, image_size, image_size); see ``decode_images`` for CMYK, 16 bits and the like.
 
-    Raises RunError: the folder is missing, holds no image, or mixes labelled and unlabelled images; or files cannot be
-    read, all of which are then named together.
+    Raises RunError: the folder is missing, holds no image, or mixes labelled and unlabelled images; files cannot be
+    read, all of which are then named together; or ``cache_dir`` has no room.
     """
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
@@ -48,15 +56,13 @@ def image_folder(*, root: str, image_size: ImageSize = 64, channels: Literal[1, 
             "move the former into a sub-folder, or point dataset.root at one sub-folder"
         )
 
-    paths = [folder / file for file in files]
-    if channels is None:
-        channels = 1 if all(map(is_gray, paths)) else 3
-    images = decode_images(paths, image_size=image_size, channels=channels)
+    images, key = decoded_images(folder, files, image_size=image_size, channels=channels, cache_dir=cache_dir)
     if not labelled:
-        return Data(images, None, None)
+        return Data(images, None, None, samples_key=key)
     classes = sorted({file.parts[0] for file in files})
     index = {name: label for label, name in enumerate(classes)}
-    return Data(images, torch.tensor([index[file.parts[0]] for file in files]), tuple(classes))
+    labels = torch.tensor([index[file.parts[0]] for file in files])
+    return Data(images, labels, tuple(classes), samples_key=key)
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gan_lab.constraints import ImageSize
 from gan_lab.data import Data
-from gan_lab.data.decode import decode_images
+from gan_lab.data.decoded import decoded_images
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import RunError
 
@@ -142,6 +142,7 @@ def celeba(
     image_size: ImageSize = 64,
     split: Literal["train", "valid", "test", "all"] = "train",
     download: bool = True,
+    cache_dir: str | None = None,
 ) -> Data:
     """CelebA, aligned and cropped: colour photographs of faces; 162,770 train, 19,867 valid, 19,962 test, 202,599 all.
 
@@ -150,8 +151,11 @@ def celeba(
     root: holds celeba/list_eval_partition.txt and the folder celeba/img_align_celeba, or the original archive
         celeba/img_align_celeba.zip (by its MD5 sum), which is then unpacked. This is torchvision's layout, but its
         other text files are not needed. A download (1.4 GB, from Google Drive) needs the package gdown.
+    cache_dir: where the decoded images are kept, to be mapped into memory by later starts (see ``decoded_images``);
+        None decodes into memory.
 
-    Raises RunError when files are missing and not, or not successfully, downloaded, or when images cannot be read.
+    Raises RunError when files are missing and not, or not successfully, downloaded, when images cannot be read, or
+    when ``cache_dir`` has no room.
     """
     from torchvision.datasets import CelebA
     from torchvision.datasets.utils import check_integrity, download_file_from_google_drive
@@ -188,8 +192,9 @@ def celeba(
             "CelebA", home, [home], expected, download or (have_archive and partition.is_file()), fetch, remedy=remedy
         )
 
-    names = _celeba_names(partition, split)
-    return Data(decode_images([pictures / name for name in names], image_size=image_size, channels=3), None, None)
+    files = [Path(name) for name in _celeba_names(partition, split)]
+    images, key = decoded_images(pictures, files, image_size=image_size, channels=3, cache_dir=cache_dir)
+    return Data(images, None, None, samples_key=key)
 
 
 def _celeba_names(partition: Path, split: str) -> list[str]:

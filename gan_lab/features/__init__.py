@@ -23,6 +23,24 @@ class Features(NamedTuple):
     probabilities: Tensor | None
 
 
+class Rows:
+    """Some samples of a set that may be larger than memory: they are read only when they are indexed."""
+
+    def __init__(self, samples: Tensor, indices: Tensor):
+        self.samples = samples
+        self.indices = indices
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.indices), *self.samples.shape[1:]))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, chosen: Tensor | slice) -> Tensor:
+        return self.samples[self.indices[chosen]]
+
+
 def weights_hash(state: Mapping[str, Tensor]) -> str:
     """The first digits of the SHA-256 of names, shapes, types and values, in the order of the names."""
     digest = sha256()
@@ -52,13 +70,13 @@ class Extractor:
         return weights_hash(self.network.state_dict())
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, batch_size: int = 256) -> Features:
+    def __call__(self, images: Tensor | Rows, batch_size: int = 256) -> Features:
         """Features of uint8 images (N, C, H, W), on the CPU; computed in batches on the network's device."""
         device = next(iter(self.network.state_dict().values())).device
         self.network.eval()
         vectors, probabilities = [], []
-        for batch in images.split(batch_size):
-            one, logits = self.network(batch.to(device))
+        for start in range(0, len(images), batch_size):
+            one, logits = self.network(images[start : start + batch_size].to(device))
             vectors.append(one.float().cpu())
             if logits is not None:
                 probabilities.append(logits.float().softmax(dim=-1).cpu())

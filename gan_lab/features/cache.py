@@ -1,9 +1,7 @@
 """Results that are made once and kept on the disk under a key of everything they depend on."""
 
-import fcntl
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,9 +11,11 @@ from torch import Tensor
 
 from gan_lab.errors import RunError
 from gan_lab.features import NUM_HASH_DIGITS
-from gan_lab.files import read_tensors, write_tensors
+from gan_lab.files import locked, read_tensors, write_tensors
 
 log = logging.getLogger(__name__)
+
+BYTES_AT_ONCE = 2**26
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -27,7 +27,8 @@ def content_key(*parts: Tensor | str | int | float | bool | None) -> str:
         if isinstance(part, Tensor):
             value = part.detach().cpu().contiguous()
             digest.update(f"tensor {value.dtype} {tuple(value.shape)}|".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+            for piece in value.reshape(-1).view(torch.uint8).split(BYTES_AT_ONCE):  # between which one may interrupt
+                digest.update(piece.numpy().data)
         else:
             digest.update(f"{type(part).__name__} {part!r}|".encode())
     return digest.hexdigest()
@@ -53,7 +54,7 @@ class Cache:
         A damaged file is made again. Without a place to write, the result is made for this process alone.
         """
         path = self.folder / f"{kind}-{key[:32]}.pt"
-        with self._locked(path):
+        with locked(path):
             if path.is_file():
                 try:
                     return read_tensors(path)
@@ -65,22 +66,3 @@ class Cache:
             except RunError as error:
                 log.warning(f"{error}; it will have to be made again")
             return content
-
-    @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
-        """Holds a result against other processes; the system lets go when this process ends in any way."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = (self.folder / f".{path.name}.lock").open("w")
-        except OSError:  # nothing can be written there
-            yield
-            return
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                log.info(f"waiting for another run that makes {path.name}")
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # file systems without locks
-                pass
-            yield

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from gan_lab.features import Extractor
+from gan_lab.features import Extractor, Rows
 from gan_lab.features.images import as_network_input, network_side, resize_rule
 from gan_lab.precision import native_bfloat16
 
@@ -52,10 +52,10 @@ class Classifier(nn.Module):
 
 
 def train_classifier(
-    images: Tensor,
+    images: Tensor | Rows,
     labels: Tensor,
     num_classes: int,
-    held_out: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor | Rows, Tensor],
     *,
     seed: int = 0,
     device: torch.device | str = "cpu",

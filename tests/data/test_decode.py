@@ -1,12 +1,14 @@
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from gan_lab.data import decode
-from gan_lab.data.decode import decode_images, is_gray
+from gan_lab.data.decode import chunks_of, decode_files, decode_images, is_gray
 from gan_lab.errors import RunError
 
 
@@ -137,6 +139,40 @@ def test_the_order_is_that_of_the_paths_over_many_chunks(tmp_path, monkeypatch):
 
     assert decoded[:, 0, 0, 0].tolist() == list(range(20))
     assert decode_images(paths[::-1], image_size=8, channels=1)[:, 0, 0, 0].tolist() == list(range(20))[::-1]
+
+
+def test_progress_is_shown_in_images(tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append(self)
+
+    monkeypatch.setattr(decode, "tqdm", Bar)
+    monkeypatch.setattr(decode, "CHUNK_FILES", 3)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    paths = [save(tmp_path / f"{value}.png", Image.new("L", (8, 8), value)) for value in range(10)]
+
+    decode_images(paths, image_size=8, channels=1)
+    stored, finished = [], []
+    decode_files(
+        paths,
+        chunks_of(10)[2:],  # the first six are there
+        image_size=8,
+        channels=1,
+        store=lambda index, picture: stored.append((index, int(picture[0, 0, 0]))),
+        finished=finished.append,
+    )
+
+    assert [(bar.initial, bar.n, bar.total, bar.unit) for bar in bars] == [
+        (0, 10, 10, " images"),
+        (6, 10, 10, " images"),
+    ]
+    assert sorted(stored) == [(value, value) for value in range(6, 10)]
+    assert finished == [range(6, 9), range(9, 10)]
 
 
 def test_all_broken_files_are_named_together(tmp_path):

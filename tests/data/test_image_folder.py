@@ -7,6 +7,7 @@ from PIL import Image
 
 from gan_lab.data.image_folder import image_folder
 from gan_lab.errors import RunError
+from gan_lab.features.cache import content_key
 
 
 def put(path: Path, colour, mode: str = "L") -> None:
@@ -148,3 +149,33 @@ def test_a_folder_without_images_says_what_is_expected(tmp_path):
         image_folder(root=str(tmp_path), image_size=8)
 
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_decoded_images_are_kept_and_the_labels_are_the_same(tmp_path, labelled):
+    for name, value in {"cat/1.png": 10, "cat/2.png": 20, "dog/1.png": 30}.items():
+        put(tmp_path / "pictures" / (name if labelled else name.replace("/", "-")), value)
+    root, cache = str(tmp_path / "pictures"), tmp_path / "cache"
+    expected = image_folder(root=root, image_size=8)
+    assert expected.samples_key is None
+
+    for _ in range(2):
+        data = image_folder(root=root, image_size=8, cache_dir=str(cache))
+        assert torch.equal(data.samples, expected.samples)
+        assert data.samples_key == content_key(expected.samples)
+        assert data.classes == expected.classes == (("cat", "dog") if labelled else None)
+        assert data.labels is None if not labelled else data.labels.tolist() == [0, 0, 1]
+    (path,) = cache.glob("images-*.npy")
+    assert path.stat().st_size == 128 + 3 * 8 * 8
+
+
+def test_the_folder_of_decoded_images_is_relative_to_the_working_directory_or_to_home(tmp_path, monkeypatch):
+    put(tmp_path / "pictures" / "a.png", 1)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    for cache_dir in ("kept", "~/kept"):
+        image_folder(root="pictures", image_size=8, cache_dir=cache_dir)
+
+    assert len(list((tmp_path / "kept").glob("images-*.npy"))) == 1
+    assert len(list((tmp_path / "home" / "kept").glob("images-*.npy"))) == 1

@@ -20,6 +20,7 @@ from PIL import Image
 
 from gan_lab.data.torchvision_sets import DEBIAN_FASHION_MNIST, celeba, cifar10, fashion_mnist, mnist
 from gan_lab.errors import RunError
+from gan_lab.features.cache import content_key
 
 needs_debian_files = pytest.mark.skipif(
     not DEBIAN_FASHION_MNIST.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
@@ -400,6 +401,21 @@ def test_the_default_of_celeba_is_the_training_part_at_64_pixels(tmp_path, no_ne
     write_celeba(tmp_path / "celeba")
 
     assert celeba(root=str(tmp_path)).samples.shape == (3, 3, 64, 64)
+
+
+def test_decoded_celeba_images_are_kept_for_each_split(tmp_path, no_network):
+    write_celeba(tmp_path / "celeba")
+    options = {"root": str(tmp_path), "image_size": 32}
+
+    for _ in range(2):
+        for number, split in enumerate(("train", "valid", "test", "all"), 1):
+            data = celeba(**options, split=split, cache_dir=str(tmp_path / "cache"))
+            expected = celeba(**options, split=split)
+            assert torch.equal(data.samples, expected.samples)
+            assert data.samples_key == content_key(expected.samples)
+            assert expected.samples_key is None
+            assert len(list((tmp_path / "cache").glob("images-*.npy"))) >= number
+    assert len(list((tmp_path / "cache").glob("images-*.npy"))) == 4
 
 
 def test_celeba_images_that_are_missing_are_named(tmp_path, no_network):

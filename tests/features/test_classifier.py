@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gan_lab.data.digits import digits
 from gan_lab.data.torchvision_sets import DEBIAN_FASHION_MNIST, fashion_mnist
-from gan_lab.features import Extractor
+from gan_lab.features import Extractor, Rows
 from gan_lab.features.classifier import train_classifier
 from gan_lab.metrics.frechet import frechet_distance, moments
 from gan_lab.metrics.kernel import kernel_distance
@@ -54,6 +54,15 @@ def test_the_seed_decides_the_weights(extractors):
     assert again.hash == extractors[0].hash
     assert again.facts == extractors[0].facts
     assert len({extractor.hash for extractor in extractors.values()}) == len(SEEDS)
+
+
+def test_rows_of_a_set_are_trained_on_as_a_copy_of_them_is():
+    images, labels = made(80, 1, 8)
+    chosen, others = torch.randperm(80, generator=torch.Generator().manual_seed(1)).split(40)
+    of_rows = train_classifier(Rows(images, chosen), labels[chosen], 2, (Rows(images, others), labels[others]))
+    of_copies = train_classifier(images[chosen], labels[chosen], 2, (images[others], labels[others]))
+    assert of_rows.hash == of_copies.hash
+    assert of_rows.facts == of_copies.facts
 
 
 def test_torchs_generator_is_left_as_it_was():

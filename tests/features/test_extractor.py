@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_lab.features import NUM_HASH_DIGITS, Extractor, weights_hash
+from gan_lab.features import NUM_HASH_DIGITS, Extractor, Rows, weights_hash
 
 
 class Network(nn.Module):
@@ -126,3 +126,25 @@ def test_results_of_half_precision_are_float32(network, images):
     assert found.probabilities is not None
     assert found.vectors.dtype == found.probabilities.dtype == torch.float32
     torch.testing.assert_close(found.probabilities.sum(dim=1), torch.ones(70))  # not so when bfloat16 is normalised
+
+
+def test_rows_are_read_when_they_are_asked_for(network, images):
+    """Features of chosen images, of which never more than a batch is copied."""
+    chosen = torch.tensor([69, 3, 3, *range(40, 20, -1)])
+    rows = Rows(images, chosen)
+    asked: list[int] = []
+
+    class Watched(Rows):
+        def __getitem__(self, chosen: Tensor | slice) -> Tensor:
+            asked.append(len(super().__getitem__(chosen)))
+            return super().__getitem__(chosen)
+
+    assert len(rows) == 23
+    assert rows.shape == (23, 2, 6, 6)
+    assert torch.equal(rows[5:9], images[chosen][5:9])
+    assert torch.equal(rows[torch.tensor([22, 0])], images[[21, 69]])
+    extractor = Extractor("test", network, {})
+    found, expected = extractor(Watched(images, chosen), batch_size=10), extractor(images[chosen], batch_size=10)
+    assert torch.equal(found.vectors, expected.vectors)
+    assert torch.equal(found.probabilities, expected.probabilities)
+    assert asked == [10, 10, 3]

@@ -58,11 +58,11 @@ def test_a_block_is_the_plain_formula():
     torch.testing.assert_close(layer(x), x + conv2d(leaky_relu(y, 0.2), w3))
 
 
-@pytest.mark.parametrize("num_all_blocks", [1, 16])
-def test_a_block_starts_as_the_identity_and_its_branch_as_small_as_there_are_blocks(num_all_blocks):
+@pytest.mark.parametrize(("num_all_blocks", "slope"), [(1, 0.2), (16, 0.2), (16, 0.7)])
+def test_a_block_starts_as_the_identity_and_its_branch_as_small_as_there_are_blocks(num_all_blocks, slope):
     """Fix-up: in front of the last convolution, which is 0, the mean square is L^(-1/2) for each of the two layers."""
     torch.manual_seed(0)
-    layer = ResidualBlock(64, 2, 16, 0.2, num_all_blocks)
+    layer = ResidualBlock(64, 2, 16, slope, num_all_blocks)
     x = torch.randn(16, 64, 16, 16)
     inside = layer.layers[:4](x)[:, :, 1:-1, 1:-1].detach()  # beyond the border there are zeros
 
@@ -70,8 +70,7 @@ def test_a_block_starts_as_the_identity_and_its_branch_as_small_as_there_are_blo
     assert (layer.layers[4].weight == 0).all()
     assert (layer.layers[0].bias == 0).all()
     assert (layer.layers[2].bias == 0).all()
-    # A little less than 1 / L: after the first activation the values have a mean, which signs of the weights take away
-    # or double channel by channel; on average over the weights it is exact.
+    # Exact on average over the weights: after the first activation, the values of a channel have a mean.
     assert inside.square().mean().item() == pytest.approx(1 / num_all_blocks, rel=0.1)
 
 
@@ -103,12 +102,23 @@ def test_the_initial_logits_have_the_mean_square_of_the_images():
 
 
 def test_widths_double_up_to_the_largest():
-    generator = Generator(sample_shape=(1, 64, 64), width=8, max_width=20, num_blocks=2, group_width=8)
+    settings = {"sample_shape": (1, 64, 64), "width": 8, "max_width": 40, "num_blocks": 2, "group_width": 8}
+    generator, discriminator = Generator(**settings), Discriminator(**settings)
     channels = [one.layers[0].in_channels for one in blocks_of(generator)]
 
-    assert channels == [20, 20, 20, 20, 20, 20, 16, 16, 8, 8]
-    discriminator = Discriminator(sample_shape=(1, 64, 64), width=8, max_width=20, num_blocks=2, group_width=8)
+    assert channels == [40, 40, 40, 40, 32, 32, 16, 16, 8, 8]
     assert [one.layers[0].in_channels for one in blocks_of(discriminator)] == channels[::-1]
+
+
+@pytest.mark.parametrize("network", [Generator, Discriminator])
+def test_all_blocks_of_the_network_count(network):
+    torch.manual_seed(0)
+    blocks = blocks_of(network(sample_shape=(1, 16, 16), width=32, max_width=32, num_blocks=2))
+
+    assert len(blocks) == 3 * 2
+    for one in blocks:
+        std = (2 / 1.04 / 32) ** 0.5 * 6 ** (-1 / 4)
+        assert one.layers[0].weight.std().item() == pytest.approx(std, rel=0.08)
 
 
 def test_there_is_no_norm_and_the_slope_is_everywhere():
