@@ -35,7 +35,7 @@ def test_options_of_a_group(group: str, tmp_path: Path) -> None:
 
 
 def test_behind_other_overrides(tmp_path: Path) -> None:
-    assert offered("gan-lab train seed=1 loss=wgan_", tmp_path) == ["loss=wgan_gp"]
+    assert offered("gan-lab train seed=1 loss=wgan_", tmp_path) == ["loss=wgan_div", "loss=wgan_gp"]
     assert offered("gan-lab train loss=hinge optimizer.l", tmp_path) == ["optimizer.lr="]
     assert set(offered("gan-lab resume optimizer.clip_norm.", tmp_path)) == {
         "optimizer.clip_norm.generator=",
@@ -78,4 +78,4 @@ def test_bash_completes(tmp_path: Path) -> None:
     complete, *replies = process.stdout.splitlines()
     assert complete.startswith("complete ")
     assert complete.endswith(" -F hydra_bash_completion gan-lab")
-    assert sorted(reply.strip("<>").removeprefix("loss=") for reply in replies) == ["wgan", "wgan_gp"]
+    assert sorted(reply.strip("<>").removeprefix("loss=") for reply in replies) == ["wgan", "wgan_div", "wgan_gp"]
