@@ -17,7 +17,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,6 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from gan_lab.constraints import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.names import nearest
+
+if TYPE_CHECKING:
+    from gan_lab.conditioning import Conditioning
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +53,12 @@ class Budget:
 @dataclass
 class Model:
     generator: Annotated[dict[str, Any], Given(("sample_shape",))]
-    discriminator: Annotated[dict[str, Any], Given(("sample_shape",))]
+    discriminator: Annotated[dict[str, Any], Given(("sample_shape", "num_outputs"))]
     latent_dim: PositiveInt = 100
     latent_distribution: Literal["normal", "uniform"] = "normal"
     width: PositiveInt | None = None
     depth: PositiveInt | None = None
+    packing: PositiveInt = 1
 
 
 @dataclass
@@ -63,6 +67,7 @@ class Loss:
     penalty: Annotated[dict[str, Any], Given(("discriminator", "real", "fake", "uniform"))] | None = None
     weight_clip: PositiveFloat | None = None
     num_discriminator_steps: PositiveInt = 1
+    warmup_kimg: NonNegativeFloat = 0.0
     discriminator_norm: Norm = "none"
 
 
@@ -127,6 +132,10 @@ class RunConfig:
     penalty: dict[str, Annotated[dict[str, Any], Given(("discriminator", "real", "fake", "uniform"))]] = field(
         default_factory=dict
     )
+    augment: Component | None = None
+    conditioning: Annotated[dict[str, Any], Given(("num_classes", "as_channels"))] | None = None
+    schedule: Component | None = None
+    num_training_images: PositiveInt | None = None
     evaluation: Component | None = None
     objective: str | None = "auto"
     debug: bool = False
@@ -333,25 +342,47 @@ def _has_images(dataset: Mapping[str, Any]) -> bool:
     return "image_size" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
-def _evaluated(evaluation: Mapping[str, Any] | None, images: bool) -> list[str]:
-    """The metrics that an evaluation writes."""
+def _conditioning(config: Mapping[str, Any]) -> "type[Conditioning]":
+    """The class of conditioning that is configured."""
+    from gan_lab.conditioning import Conditioning
+
+    node = config.get("conditioning")
+    found = Conditioning if node is None else _import(node["_target_"], "conditioning")[0]
+    return found if inspect.isclass(found) and issubclass(found, Conditioning) else Conditioning
+
+
+def _evaluated(config: Mapping[str, Any]) -> list[str]:
+    """The metrics that the evaluation writes."""
+    from gan_lab.conditioning import Cluster, Codes, Labels
     from gan_lab.evaluation import metric_names
 
+    evaluation = config.get("evaluation")
     if evaluation is None:
         return []
-    return metric_names(evaluation.get("metrics", ()), images=images, extractor=evaluation.get("extractor", "auto"))
+    conditioning = _conditioning(config)
+    names = metric_names(
+        evaluation.get("metrics", ()),
+        images=_has_images(config["dataset"]),
+        extractor=evaluation.get("extractor", "auto"),
+        conditional=issubclass(conditioning, Labels),
+    )
+    if issubclass(conditioning, Codes | Cluster):
+        names += ["clusters/purity", "clusters/error"]
+    elif "read" in vars(conditioning):
+        names += ["classes/accuracy"]
+    return names
 
 
 def measured(config: RunConfig) -> tuple[str, ...]:
     """The metrics that a run with this configuration ends with."""
-    return (*TRAINING_METRICS, *_evaluated(config.evaluation, _has_images(config.dataset)))
+    return (*TRAINING_METRICS, *_evaluated(asdict(config)))
 
 
 def deciding_metric(config: RunConfig) -> str | None:
     """The metric that `train` returns and that decides which generator is the best; auto: the distance to the data."""
     if config.objective != "auto":
         return config.objective
-    names = _evaluated(config.evaluation, _has_images(config.dataset))
+    names = _evaluated(asdict(config))
     return next((name for name in ("fid", "fd", "kid", "kd", "sliced_wasserstein") if name in names), None)
 
 
@@ -368,26 +399,49 @@ def hyperparameters(config: RunConfig) -> dict[str, Any]:
 def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     """What no single value shows; called when every value is right by itself."""
     discriminator, loss, accelerator = config["model"]["discriminator"], config["loss"], config["accelerator"]
+    images = _has_images(config["dataset"])
     for key, node in _penalties(config):
-        if discriminator.get("norm") == "batch":
+        name = node["_target_"].rsplit(".", 1)[-1]
+        penalty, _ = _import(node["_target_"], key)
+        if discriminator.get("norm") == "batch" and getattr(penalty, "takes_gradients", True):
             yield (
-                f"model.discriminator.norm=batch with {key} ({node['_target_'].rsplit('.', 1)[-1]}): BatchNorm mixes "
+                f"model.discriminator.norm=batch with {key} ({name}): BatchNorm mixes "
                 "the samples whose gradients the penalty takes one by one; use model.discriminator.norm=layer, "
                 "instance or none"
             )
+        if node.get("every", 1) > 1 and not images:
+            yield f"{key}.every={node['every']}: on 2-D points {name} is needed at every step; use {key}.every=1"
+        if getattr(penalty, "images_only", False) and not images:
+            yield f"{key} ({name}) is for images, and the data set has points; use penalty=none"
     processes, accumulate = accelerator["num_processes"], config["optimizer"].get("accumulate", 1)
-    if config["batch_size"] % (processes * accumulate) != 0:
+    packing = config["model"].get("packing", 1)
+    share = processes * accumulate * packing
+    if config["batch_size"] % share != 0:
+        packs = f" times model.packing={packing}" if packing > 1 else ""
         yield (
             f"batch_size={config['batch_size']} cannot be shared equally by accelerator.num_processes={processes} "
-            f"times optimizer.accumulate={accumulate}; use a multiple of {processes * accumulate}"
+            f"times optimizer.accumulate={accumulate}{packs}; use a multiple of {share}"
         )
-    elif config["batch_size"] == processes * accumulate and "batch" in (
+    elif config["batch_size"] == share and "batch" in (
         discriminator.get("norm"),
         config["model"]["generator"].get("norm"),
     ):
         yield f"batch_size={config['batch_size']}: BatchNorm needs at least two samples in each pass; use a larger one"
     if loss.get("weight_clip") and loss.get("penalty"):
         yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
+    yield from _check_loss(config, processes, accumulate)
+    yield from _check_conditioning(config, packing)
+    augment = config.get("augment")
+    if augment is not None and not images and getattr(_import(augment["_target_"], "augment")[0], "images_only", False):
+        yield (
+            f"augment ({augment['_target_'].rsplit('.', 1)[-1]}) is for images, and the data set has points; use "
+            "augment=none or instance_noise"
+        )
+    if (config.get("schedule") or {}).get("beta2") is not None:
+        optimizers = [_import(config["optimizer"][player]["_target_"], f"optimizer.{player}")[0] for player in PLAYERS]
+        without = [one.__name__ for one in optimizers if "betas" not in inspect.signature(one).parameters]
+        if without:
+            yield f"schedule.beta2 with an optimizer ({without[0]}) that has no betas; use optimizer=adam"
     health = config["callbacks"].get("health") or {}
     if health.get("action") == "roll_back" and processes > 1:
         yield (
@@ -395,7 +449,6 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             "is rolled back; use callbacks.health.action=stop"
         )
     yield from _check_device(accelerator)
-    images = _has_images(config["dataset"])
     for player in PLAYERS:
         network, _ = _import(config["model"][player]["_target_"], player)
         if getattr(network, "images_only", False) and not images:
@@ -411,9 +464,57 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             )
             yield f"optimizer.{name}={show(value)} reaches neither player; {f'set {own}' if own else 'leave it out'}"
     objective = config.get("objective")
-    names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config.get("evaluation"), images))
+    names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config))
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
+
+
+def _check_loss(config: Mapping[str, Any], processes: int, accumulate: int) -> Iterator[str]:
+    """Whether the loss fits D and the way that batches are divided."""
+    node, discriminator = config["loss"]["adversarial"], config["model"]["discriminator"]
+    try:
+        loss = _instantiate(node, "loss.adversarial")
+    except ConfigError as error:
+        yield from error.problems
+        return
+    name = node["_target_"].rsplit(".", 1)[-1]
+    if getattr(loss, "whole_batch", False) and processes * accumulate > 1:
+        yield (
+            f"loss.adversarial ({name}) compares each sample with its whole batch, which optimizer.accumulate="
+            f"{accumulate} and accelerator.num_processes={processes} divide; use 1 for both, or another loss"
+        )
+    network, _ = _import(discriminator["_target_"], "model.discriminator")
+    gives_energy = getattr(network, "gives_energy", False)
+    if gives_energy and getattr(loss, "needs", "any") != "energy":
+        yield (
+            f"model.discriminator ({discriminator['_target_']}) gives energies, which loss.adversarial ({name}) cannot "
+            "tell apart from logits; use loss=energy or loss=began, or another model"
+        )
+    if not gives_energy and getattr(loss, "needs", "any") == "energy":
+        yield f"loss.adversarial ({name}) needs a discriminator that is an autoencoder; use model=autoencoder"
+
+
+def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str]:
+    """Whether data, D and G can be conditioned as is asked for."""
+    conditioning = _conditioning(config)
+    if config.get("conditioning") is None:
+        return
+    if conditioning.__name__ == "Conditioning":
+        target = config["conditioning"]["_target_"]
+        yield f"conditioning._target_={target}: expected a class derived from gan_lab.conditioning.Conditioning; use one"
+        return
+    name, model = conditioning.__name__, config["model"]
+    source, _ = _import(config["dataset"]["_target_"], "dataset")
+    if conditioning.needs_labels and not getattr(source, "labelled", True):
+        yield f"conditioning ({name}) needs labels, and the data set has none; use conditioning=none, or another dataset"
+    if packing > 1:
+        yield f"model.packing={packing} with conditioning ({name}): packed samples have no label in common; use packing=1"
+    target = model["discriminator"]["_target_"]
+    network, _ = _import(target, "model.discriminator")
+    if "num_outputs" not in inspect.signature(network).parameters:
+        yield f"model.discriminator ({target}) takes no num_outputs, which conditioning ({name}) needs; use another model"
+    if "latent_dim" not in inspect.signature(_import(model["generator"]["_target_"], "model.generator")[0]).parameters:
+        yield f"model.generator ({model['generator']['_target_']}) takes no latent_dim, so it cannot be given codes"
 
 
 def _check_device(accelerator: Mapping[str, Any]) -> Iterator[str]:
@@ -439,9 +540,10 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key or 'configuration'}: {str(error).splitlines()[0]}") from error
     assert isinstance(content, dict)
-    evaluation = content.get("evaluation")
-    if isinstance(evaluation, dict) and evaluation.get("_target_", "") is None:  # evaluation=none
-        content["evaluation"] = None
+    for name in ("augment", "conditioning", "schedule", "evaluation"):
+        node = content.get(name)
+        if isinstance(node, dict) and node.get("_target_", "") is None:  # augment=none, ...
+            content[name] = None
     return typing.cast("dict[str, Any]", content)
 
 
@@ -571,26 +673,59 @@ def device_type(config: RunConfig) -> Literal["cpu", "cuda", "mps"]:
     return "cpu"
 
 
-def build_generator(model: Model, sample_shape: tuple[int, ...]) -> Any:
-    return _instantiate(model.generator, "model.generator", sample_shape=sample_shape)
+def build_conditioning(node: Mapping[str, Any] | None, model: Model, num_classes: int) -> Any:
+    """The conditioning (gan_lab.conditioning.Conditioning), told what it has to know of the data and of D."""
+    from gan_lab.conditioning import Conditioning
+
+    if node is None:
+        return Conditioning()
+    target, _ = _import(node["_target_"], "conditioning")
+    takes = inspect.signature(target).parameters
+    if "num_classes" in takes and num_classes == 0:
+        raise ConfigError(
+            f"conditioning ({node['_target_'].rsplit('.', 1)[-1]}) needs labels, and the data set has none; use "
+            "conditioning=none, or another dataset"
+        )
+    discriminator, _ = _import(model.discriminator["_target_"], "model.discriminator")
+    known = {"num_classes": num_classes, "as_channels": getattr(discriminator, "images_only", False)}
+    return _instantiate(node, "conditioning", **{name: value for name, value in known.items() if name in takes})
 
 
-def build_discriminator(model: Model, sample_shape: tuple[int, ...]) -> Any:
-    return _instantiate(model.discriminator, "model.discriminator", sample_shape=sample_shape)
+def build_generator(model: Model, sample_shape: tuple[int, ...], num_codes: int = 0) -> Any:
+    """G for latents of latent_dim values and so many codes."""
+    node = model.generator if num_codes == 0 else {**model.generator, "latent_dim": model.latent_dim + num_codes}
+    return _instantiate(node, "model.generator", sample_shape=sample_shape)
 
 
-def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
-    """The GAN module (gan_lab.module.GAN), initialised from the seed's own stream for each network."""
+def build_discriminator(model: Model, sample_shape: tuple[int, ...], num_outputs: int = 1) -> Any:
+    given = {} if num_outputs == 1 else {"num_outputs": num_outputs}
+    return _instantiate(model.discriminator, "model.discriminator", sample_shape=sample_shape, **given)
+
+
+def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: Any = None) -> Any:
+    """The GAN module (gan_lab.module.GAN), initialised from the seed's own stream for each network.
+
+    label_shares: how often each class occurs in the data, a tensor (num_classes,); None where there are no labels.
+    """
     import torch
 
     from gan_lab.module import GAN, Optimization
     from gan_lab.streams import stream_seed
 
+    model = config.model
+    num_classes = 0 if label_shares is None else len(label_shares)
+    conditioning = build_conditioning(config.conditioning, model, num_classes)
     torch.manual_seed(stream_seed(config.seed, "initialisation/generator"))
-    generator = build_generator(config.model, sample_shape)
+    generator = build_generator(model, sample_shape, conditioning.num_codes)
     torch.manual_seed(stream_seed(config.seed, "initialisation/discriminator"))
-    discriminator = build_discriminator(config.model, sample_shape)
-    for network in (generator, discriminator):
+    packed_shape = (sample_shape[0] * model.packing, *sample_shape[1:])
+    judged_shape = conditioning.discriminator_shape(packed_shape)
+    discriminator = build_discriminator(model, judged_shape, conditioning.num_outputs)
+    encoder = None
+    if conditioning.has_encoder:
+        torch.manual_seed(stream_seed(config.seed, "initialisation/encoder"))
+        encoder = build_discriminator(model, sample_shape, model.latent_dim + conditioning.num_codes)
+    for network in (generator, discriminator, *([] if encoder is None else [encoder])):
         network.to(memory_format=torch.channels_last)  # faster convolutions in bfloat16; nothing changes for an mlp
     optimizer = config.optimizer
 
@@ -601,8 +736,11 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
     return GAN(
         generator=generator,
         discriminator=discriminator,
-        latent_dim=config.model.latent_dim,
-        latent_distribution=config.model.latent_distribution,
+        latent_dim=model.latent_dim,
+        latent_distribution=model.latent_distribution,
+        conditioning=conditioning,
+        label_shares=label_shares,
+        encoder=encoder,
         adversarial_loss=_instantiate(config.loss.adversarial, "loss.adversarial"),
         optimization=Optimization(
             factory("generator"),
@@ -612,7 +750,11 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
             optimizer.schedule,
             optimizer.accumulate,
         ),
-        penalties=[_instantiate({**node, "_partial_": True}, key) for key, node in _penalties(asdict(config))],
+        penalties=[_build_penalty(node, key) for key, node in _penalties(asdict(config))],
+        augment=None if config.augment is None else _instantiate(config.augment, "augment"),
+        packing=model.packing,
+        warmup_images=round(config.loss.warmup_kimg * 1000),
+        schedules=None if config.schedule is None else _instantiate(config.schedule, "schedule"),
         weight_clip=config.loss.weight_clip,
         num_discriminator_steps=config.loss.num_discriminator_steps,
         batch_size=config.batch_size,
@@ -624,6 +766,12 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...]) -> Any:
         autocast_dtype=autocast_dtype(config, sample_shape, device_type(config)),
         compile=config.accelerator.compile,
     )
+
+
+def _build_penalty(node: Mapping[str, Any], key: str) -> Any:
+    """A penalty that is a function waits for its first arguments; one that is a class, with a state, is made."""
+    target, _ = _import(node["_target_"], key)
+    return _instantiate(node if inspect.isclass(target) else {**node, "_partial_": True}, key)
 
 
 def build_evaluation(config: RunConfig) -> Any:

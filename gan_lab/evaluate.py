@@ -20,7 +20,7 @@ from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.evaluation import Evaluator, card_id
 from gan_lab.images import to_uint8
-from gan_lab.sampling import generate, latents_of
+from gan_lab.sampling import LATENT_BLOCK, generate, latents_of
 from gan_lab.streams import Streams
 from gan_lab.trained import SavedWeights, device_of, trained_generator
 
@@ -52,15 +52,13 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     if shape != expected:
         raise ConfigError(f"run={run_dir} makes samples of shape {shape}, and the data set has {expected}")
     seed = trained.content["seed"] if request.seed is None else request.seed
-    model = trained.model
-    latents = latents_of(
-        Streams(seed, device), "noise/evaluation", evaluator.num, model.latent_dim, model.latent_distribution
-    )
-    fake = torch.cat([samples.cpu() for samples in generate(trained.generator, latents)])
+    latents = torch.cat(list(latents_of(Streams(seed, device), "noise/evaluation", evaluator.num, trained.space)))
+    labels = trained.space.labels_of(latents)
+    fake = torch.cat([samples.cpu() for samples in generate(trained.generator, iter(latents.split(LATENT_BLOCK)))])
     if fake.ndim == 4:
         fake = to_uint8(fake)
     scored = {"weights": request.weights, "noise_seed": seed, "images_seen": trained.images_seen}
-    return _scored(evaluator, fake, scored)
+    return _scored(evaluator, fake, scored, labels)
 
 
 def evaluate_images(request: Evaluation, config: RunConfig) -> dict[str, Any]:
@@ -96,7 +94,7 @@ def _evaluator(
     return evaluator
 
 
-def _scored(evaluator: Evaluator, fake: Tensor, scored: dict[str, Any]) -> dict[str, Any]:
+def _scored(evaluator: Evaluator, fake: Tensor, scored: dict[str, Any], labels: Tensor | None = None) -> dict[str, Any]:
     card = {**evaluator.card, **scored}
     extractor = evaluator.extractor
     if extractor is not None and evaluator.num < extractor.facts["num_features"]:
@@ -104,7 +102,7 @@ def _scored(evaluator: Evaluator, fake: Tensor, scored: dict[str, Any]) -> dict[
             f"warning: {evaluator.num} samples are fewer than the {extractor.facts['num_features']} features: read "
             "distances only beside their floor"
         )
-    scores = evaluator.score(fake)
+    scores = evaluator.score(fake, labels)
     return {"scores": scores, "floor": evaluator.floor, "card_id": card_id(card), "card": card}
 
 

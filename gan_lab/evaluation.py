@@ -6,6 +6,7 @@ samples of the other half, what a perfect generator would get.
 """
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,13 +21,14 @@ from gan_lab.data import Data, as_training_input
 from gan_lab.errors import ConfigError
 from gan_lab.features import NUM_HASH_DIGITS, Extractor, Features, Rows
 from gan_lab.features.cache import Cache, code_key, content_key
-from gan_lab.features.classifier import Classifier, train_classifier
+from gan_lab.features.classifier import Classifier, classification_accuracy, train_classifier
 from gan_lab.features.inception import inception
 from gan_lab.features.random_conv import RandomConv, random_conv
 from gan_lab.metrics.diversity import pairwise_diversity
 from gan_lab.metrics.frechet import frechet_distance, moments
 from gan_lab.metrics.inception import inception_score
 from gan_lab.metrics.kernel import kernel_distance
+from gan_lab.metrics.labels import label_accuracy, per_class_frechet
 from gan_lab.metrics.manifold import manifold_metrics, neighbour_distances
 from gan_lab.metrics.memorisation import memorisation
 from gan_lab.metrics.modes import class_coverage, mode_coverage
@@ -36,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Metric = Literal[
     "frechet", "kernel", "manifold", "sliced_wasserstein", "feature_sliced_wasserstein", "class_score", "modes",
-    "memorisation", "diversity",
+    "memorisation", "diversity", "labels", "class_frechet", "classification",
 ]  # fmt: skip
 ExtractorName = Literal["auto", "cnn", "random", "inception", "none"]
 
@@ -44,9 +46,13 @@ LARGER_IS_BETTER = frozenset(
     {
         *("precision", "recall", "density", "coverage", "class_score", "inception_score", "modes_covered"),
         *("modes_with_5", "high_quality", "diversity", "nearest_train_ratio", "authentic"),
+        *("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity"),
     }
 )
 """Of every other metric, less is better."""
+
+LABEL_METRICS = frozenset({"labels", "class_frechet", "classification"})
+"""Metrics of fakes that were asked for by label."""
 
 WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored")
 
@@ -60,8 +66,11 @@ FEWEST_IN_A_CLASS = 20
 """A classifier is trained only where each class has so many images on average."""
 
 
-def metric_names(metrics: Sequence[Metric], *, images: bool, extractor: ExtractorName = "auto") -> list[str]:
-    """The names under which metrics are written; those that need labels, or held-out data, as if there were some."""
+def metric_names(
+    metrics: Sequence[Metric], *, images: bool, extractor: ExtractorName = "auto", conditional: bool = False
+) -> list[str]:
+    """The names under which metrics are written; those that need the data's labels, or held-out data, as if there were
+    some. conditional: the fakes have labels too."""
     published = extractor == "inception"
     with_features = {
         "frechet": ["fid" if published else "fd"],
@@ -69,6 +78,9 @@ def metric_names(metrics: Sequence[Metric], *, images: bool, extractor: Extracto
         "feature_sliced_wasserstein": ["feature_sliced_wasserstein"],
         "class_score": ["inception_score" if published else "class_score"],
         "memorisation": ["nearest_train_ratio", "authentic"],
+        "class_frechet": ["class_fd"] if conditional else [],
+        "labels": ["label_accuracy"] if conditional and extractor in ("auto", "cnn") else [],
+        "classification": ["classification_accuracy"] if conditional and extractor in ("auto", "cnn") else [],
     }
     names = {
         "manifold": ["precision", "recall", "density", "coverage"],
@@ -241,15 +253,22 @@ class Evaluator:
     @cached_property
     def _halves(self) -> tuple[Tensor, Tensor]:
         """The reference samples, and as many others."""
-        chosen = torch.randperm(len(self.data.samples), generator=torch.Generator().manual_seed(self.seed))
-        return self.data.samples[chosen[: self.num]], self.data.samples[chosen[self.num : 2 * self.num]]
+        first, second = self._chosen
+        return self.data.samples[first], self.data.samples[second]
+
+    @cached_property
+    def _chosen(self) -> tuple[Tensor, Tensor]:
+        """The indices of both."""
+        order = torch.randperm(len(self.data.samples), generator=torch.Generator().manual_seed(self.seed))
+        return order[: self.num], order[self.num : 2 * self.num]
 
     @cached_property
     def _real(self) -> dict[str, Any]:
         """What is known of the reference before any fake is there: features, radii, and the floor of each metric."""
         hashes = [self.extractor.hash if self.extractor is not None else None, _code_of_metrics()]
         held_out = None if self.held_out is None else samples_key(self.held_out)
-        key = content_key(*hashes, samples_key(self.data), held_out, self.num, self.seed, *self.metrics)
+        labels = self.data.labels if set(self.metrics) & LABEL_METRICS else None
+        key = content_key(*hashes, samples_key(self.data), labels, held_out, self.num, self.seed, *self.metrics)
         return self.cache.get("reference", key, self._measure_reference)
 
     def _measure_reference(self) -> dict[str, Any]:
@@ -266,7 +285,8 @@ class Evaluator:
             if self.held_out is not None:
                 order = torch.randperm(len(self.held_out.samples), generator=torch.Generator().manual_seed(self.seed))
                 real["held_out"] = self.extractor(self.held_out.samples[order[: self.num]]).vectors
-        real["floor"] = self._score(others, real, floor=True)
+        others_labels = None if self.data.labels is None else self.data.labels[self._chosen[1]]
+        real["floor"] = self._score(others, others_labels, real, floor=True)
         return real
 
     def _vectors(self, samples: Tensor, features: Mapping[str, Any]) -> Tensor:
@@ -300,13 +320,15 @@ class Evaluator:
             card |= self.extractor.facts
         return card
 
-    def score(self, fake: Tensor) -> dict[str, float]:
-        """The metrics of `num` fakes: uint8 images (N, C, H, W), or points (N, 2)."""
+    def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        """The metrics of `num` fakes: uint8 images (N, C, H, W), or points (N, 2); labels: those they were asked for."""
         if len(fake) != self.num:
             raise ValueError(f"{self.num} samples are scored here, got {len(fake)}")
-        return self._score(fake, self._real)
+        return self._score(fake, labels, self._real)
 
-    def _score(self, fake: Tensor, real: Mapping[str, Any], floor: bool = False) -> dict[str, float]:
+    def _score(
+        self, fake: Tensor, labels: Tensor | None, real: Mapping[str, Any], floor: bool = False
+    ) -> dict[str, float]:
         reference, _ = self._halves
         features = Features(as_training_input(fake).flatten(1), None)
         if self.extractor is not None:
@@ -347,9 +369,37 @@ class Evaluator:
                     found |= memorisation(real["train"], held_out, vectors)
                 elif held_out is not None:
                     found |= memorisation(real["train"], held_out, held_out)
+            elif metric == "labels" and labels is not None and self._knows_labels:
+                assert probabilities is not None
+                found["label_accuracy"] = label_accuracy(probabilities, labels)
+            elif metric == "class_frechet" and labels is not None and self.extractor is not None:
+                found["class_fd"] = self._class_frechet(real_vectors, vectors, labels)
+            elif metric == "classification" and labels is not None and self._knows_labels:
+                found["classification_accuracy"] = self._classification_accuracy(fake, labels)
             elif metric == "diversity":
                 found[metric] = pairwise_diversity(vectors, seed=self.seed)
         return found
+
+    @property
+    def _knows_labels(self) -> bool:
+        """Whether the extractor is a classifier of the data's own labels."""
+        return self.extractor is not None and self.extractor.name == "cnn" and self.data.parts is None
+
+    def _class_frechet(self, real_vectors: Tensor, vectors: Tensor, labels: Tensor) -> float:
+        """The mean over classes of the distance within each."""
+        assert self.data.labels is not None and self.data.classes is not None
+        real_labels = self.data.labels[self._chosen[0]]
+        distances = per_class_frechet(real_vectors, real_labels, vectors, labels, num_classes=len(self.data.classes))
+        return sum(distances.values()) / len(distances) if distances else math.nan
+
+    def _classification_accuracy(self, fake: Tensor, labels: Tensor) -> float:
+        """Of a classifier that learns from fakes, on held-out reals; on the reference where none are held out."""
+        assert self.data.labels is not None and self.data.classes is not None
+        if self.held_out is None or self.held_out.labels is None:
+            test = (self._halves[0], self.data.labels[self._chosen[0]])
+        else:
+            test = (self.held_out.samples, self.held_out.labels)
+        return classification_accuracy(fake, labels, len(self.data.classes), test, seed=self.seed, device=self.device)
 
 
 def _code_of_metrics() -> str:

@@ -144,13 +144,18 @@ gan-lab sample run=DIR|latest out=PATH [key=value ...]: draw from a trained gene
   columns=null        of the grid; null: about a square
   batch_size=256      memory against speed
   device=cpu          cpu or gpu
+  label=3             of a generator that takes labels (or categories): a number, a name, a list, or all
+  codes=[0.5,-1]      of experiment=infogan: the continuous codes
   interpolate=[0,1]   instead of num samples: the way from one seed's sample to the next, a row for each pair
+  directions=5        instead: along the latent directions that change G most, a row for each, strength=3 to both sides
   steps=8             samples in each such row, both ends included
 
 Examples:
   gan-lab sample run=latest num=100 out=grid.png
   gan-lab sample run=latest num=10000 out=fakes.npz seed=1
-  gan-lab sample run=latest interpolate=[0,1,2,3] steps=10 out=ways.png"""
+  gan-lab sample run=latest interpolate=[0,1,2,3] steps=10 out=ways.png
+  gan-lab sample run=latest label=all num=100 out=classes.png
+  gan-lab sample run=latest directions=5 steps=9 out=directions.png"""
 
 
 def evaluate(arguments: Sequence[str] = ()) -> str:

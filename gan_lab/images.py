@@ -21,11 +21,16 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def image_grid(images: Tensor, columns: int) -> Tensor:
-    """uint8 images (N, C, H, W) as one uint8 picture (3 or 1, height, width), row by row, a thin line between."""
+    """uint8 images (N, C, H, W) as one uint8 picture (3 or 1, height, width), row by row, a thin line between.
+
+    Opacity is left out. Images of two domains (C = 2 or 6) show the second one to the right of the first.
+    """
     num, channels, height, width = images.shape
-    if channels not in (1, 3):
+    if channels in (2, 6):
+        images = torch.cat(images.chunk(2, dim=1), dim=3)
+    elif channels not in (1, 3):
         images = images[:, :3] if channels > 3 else images[:, :1]
-        channels = images.shape[1]
+    channels, width = images.shape[1], images.shape[3]
     factor = max(1, math.ceil(SMALLEST_TILE / max(height, width)))
     height, width = height * factor, width * factor
     if factor > 1:

@@ -3,7 +3,8 @@
 Real comes first, fake second. Logits have shape (N,) and no sigmoid has been applied to them. Both halves are to be
 minimised, each by its player; the caller takes the mean over the batch. In the formulas r is the logit of a real sample
 and f that of a fake. `relativistic_average` and `softmax` hold each sample against its whole batch: their values depend
-on one another, and the mean over a larger batch is not the mean over its parts.
+on one another, and the mean over a larger batch is not the mean over its parts. `energy` and `began` are for a D that
+rebuilds its input: its logit is minus the energy e, the error of the reconstruction, so e_r = -r and e_f = -f.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,9 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
+from torch.nn.functional import normalize, relu, softplus
+
+from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat
 
 
 class AdversarialLoss(NamedTuple):
@@ -19,19 +22,34 @@ class AdversarialLoss(NamedTuple):
 
     discriminator: (real_logits (N,), fake_logits (N,)) -> (N,).
     generator: fake_logits (N,) -> (N,); (real_logits, fake_logits) -> (N,) where `generator_sees_real`.
+    state: what changes during training: tensors () that the checkpoint keeps. They are looked up in this dictionary at
+      each call, so its values may be replaced, by others or by the same ones on another device.
+    observe: to be called after each update of D with its mean logit of the reals and of the fakes, two tensors ()
+      without a graph, over the whole batch and all processes; changes `state` and does not wait for the device.
+    needs: energy: logits are minus an energy, at most 0.
+    whole_batch: each value depends on the whole batch: micro-batches and several processes change the loss.
+    embedding_term: embeddings (N, D) of fakes, which an autoencoder D gives beside the energy -> (N,), for G.
     """
 
     discriminator: Callable[[Tensor, Tensor], Tensor]
     generator: Callable[..., Tensor]
     generator_sees_real: bool = False
+    state: dict[str, Tensor] | None = None
+    observe: Callable[[Tensor, Tensor], None] | None = None
+    needs: Literal["any", "energy"] = "any"
+    whole_batch: bool = False
+    embedding_term: Callable[[Tensor], Tensor] | None = None
 
 
 def blind_loss(loss: AdversarialLoss) -> float:
     """D's loss when it gives every sample the same logit, the best one: 2 log 2 (vanilla), 1/4 (lsgan), 2 (hinge), ...
 
-    The best constant in [-2, 2], to 0.01. Wasserstein and its kind give 0: there is no such level. Softmax gives log 2,
-    its level for a batch of one; it is log 2N for N, of which log N stays however good D is.
+    The best constant in [-2, 2], to 0.01. Wasserstein and its kind give 0: there is no such level, nor where the loss
+    has a state (began). Energy gives its margin. Softmax gives log 2, its level for a batch of one; it is log 2N for N,
+    of which log N stays however good D is.
     """
+    if loss.state is not None:
+        return 0.0
     # Each constant is a batch of its own, because some losses compare the samples of a batch.
     constants = torch.linspace(-2, 2, 401, dtype=torch.float64).unsqueeze(1)
     return min(loss.discriminator(constant, constant).item() for constant in constants)
@@ -51,12 +69,19 @@ def _cross_entropy(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return softplus(-real_logits) + softplus(fake_logits)
 
 
-def vanilla() -> AdversarialLoss:
+def vanilla(smoothing: Fraction = 0.0) -> AdversarialLoss:
     """The non-saturating GAN loss (Goodfellow et al. 2014, section 3): G maximises log sigmoid(D(G(z))).
 
-    L_D = softplus(-r) + softplus(f), L_G = softplus(-f). At r = f = 0: 2 log 2 and log 2.
+    L_D = softplus(-r) + s r + softplus(f), L_G = softplus(-f). At r = f = 0: 2 log 2 and log 2. With s = `smoothing`
+    above 0 the label of the reals is 1 - s, that of the fakes stays 0 (one-sided label smoothing, Salimans et al. 2016,
+    section 3.4, there with 0.1): the best D is (1 - s) p_data / (p_data + p_G), which never says that it is sure.
     """
-    return AdversarialLoss(_cross_entropy, lambda fake_logits: softplus(-fake_logits))
+
+    def smoothed(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        # softplus(r) = softplus(-r) + r, so (1 - s) softplus(-r) + s softplus(r) is softplus(-r) + s r.
+        return _cross_entropy(real_logits, fake_logits) + smoothing * real_logits
+
+    return AdversarialLoss(smoothed if smoothing > 0 else _cross_entropy, lambda fake_logits: softplus(-fake_logits))
 
 
 def minimax() -> AdversarialLoss:
@@ -160,7 +185,7 @@ def relativistic_average(
         _same_shape(real_logits, fake_logits)
         return h(fake_logits - real_logits.mean()) + h(fake_logits.mean() - real_logits)
 
-    return AdversarialLoss(discriminator, generator, generator_sees_real=True)
+    return AdversarialLoss(discriminator, generator, generator_sees_real=True, whole_batch=True)
 
 
 def softmax() -> AdversarialLoss:
@@ -181,8 +206,65 @@ def softmax() -> AdversarialLoss:
         _same_shape(real_logits, fake_logits)
         return _log_partition(real_logits, fake_logits) - 0.5 * (real_logits + fake_logits)
 
-    return AdversarialLoss(discriminator, generator, generator_sees_real=True)
+    return AdversarialLoss(discriminator, generator, generator_sees_real=True, whole_batch=True)
 
 
 def _log_partition(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return torch.cat([real_logits, fake_logits]).logsumexp(dim=0)
+
+
+def energy(margin: PositiveFloat = 1.0, pull_away: NonNegativeFloat = 0.0) -> AdversarialLoss:
+    """The energy loss (Zhao et al. 2017, EBGAN, equations 1 and 2): D lowers the energy of reals, raises that of fakes.
+
+    L_D = e_r + relu(margin - e_f), L_G = e_f: fakes whose energy exceeds the margin cost D nothing. Where D gives all
+    samples one energy below the margin, and at the equilibrium, L_D is the margin. It has the energy's unit: the
+    paper's 10 to 80 are for the length of the error of a whole image, not for a mean over its values. With the weight
+    `pull_away` above 0 (the paper's 0.1) G also minimises `pulling_away`: EBGAN-PT. PyTorch-GAN hinges the mean energy
+    of the batch, so that low fakes keep high ones active, and cuts one of the two ways by which the energy reaches G.
+    """
+
+    def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        _same_shape(real_logits, fake_logits)
+        return relu(margin + fake_logits) - real_logits
+
+    def embedding_term(embeddings: Tensor) -> Tensor:
+        return pull_away * pulling_away(embeddings)
+
+    if pull_away == 0:
+        return AdversarialLoss(discriminator, torch.neg, needs="energy")
+    return AdversarialLoss(discriminator, torch.neg, needs="energy", whole_batch=True, embedding_term=embedding_term)
+
+
+def began(gamma: Fraction = 0.5, lambda_k: PositiveFloat = 0.001) -> AdversarialLoss:
+    """The boundary equilibrium loss (Berthelot et al. 2017, section 3.4): k holds e_f near gamma e_r.
+
+    L_D = e_r - k e_f, L_G = e_f; after each update of D: k += lambda_k (gamma mean e_r - mean e_f), held in [0, 1],
+    from k = 0. The diversity ratio gamma: lower values give smoother and less diverse images; the paper shows 0.3, 0.5
+    and 0.7, Lucic et al. (2018) and PyTorch-GAN take 0.75. How far training is shows in the convergence measure
+    M = mean e_r + |gamma mean e_r - mean e_f|: the lower, the better the images.
+    """
+    state = {"k": torch.zeros(())}
+
+    def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
+        _same_shape(real_logits, fake_logits)
+        return state["k"] * fake_logits - real_logits
+
+    def observe(real_mean: Tensor, fake_mean: Tensor) -> None:
+        state["k"] = (state["k"] + lambda_k * (fake_mean - gamma * real_mean)).clamp(0, 1)
+
+    return AdversarialLoss(discriminator, torch.neg, state=state, observe=observe, needs="energy")
+
+
+def pulling_away(embeddings: Tensor) -> Tensor:
+    """EBGAN's pulling-away term (Zhao et al. 2017, equation 4) on embeddings (N, D) of fakes, for G: (N,).
+
+    Sample i's value is the mean over j != i of cos(s_i, s_j)^2, from 0 (all at right angles) to 1 (all on one line), so
+    that the mean is the paper's f_PT; 0 for a batch of one. A length below 1e-8 counts as 1e-8, so that a zero
+    embedding has cosine 0 with all others. It needs the whole batch. The paper weighs it 0.1. PyTorch-GAN leaves out
+    the square, and so rewards opposite embeddings.
+    """
+    directions = normalize(embeddings, dim=1, eps=1e-8)
+    num = len(embeddings)
+    itself = torch.eye(num, dtype=torch.bool, device=embeddings.device)
+    squares = (directions @ directions.T).square().masked_fill(itself, 0)
+    return squares.sum(dim=1) / max(num - 1, 1)

@@ -2,13 +2,15 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
 from gan_lab.compiled import Calls, Compile, calls_of
+from gan_lab.conditioning import Conditioning
 from gan_lab.ema import Average, ema_decay
 from gan_lab.losses import AdversarialLoss
 from gan_lab.models.layers import has_batch_norm
@@ -16,10 +18,27 @@ from gan_lab.optimizers import Schedule, lr_factor
 from gan_lab.penalties import Discriminator, Passes, Uniform
 from gan_lab.player import Player
 from gan_lab.procedures.noise_to_data import alternating
+from gan_lab.sampling import LatentSpace
+from gan_lab.schedules import Schedules
 from gan_lab.streams import LatentDistribution, Streams
 
 Penalty = Callable[[Discriminator, Tensor, Tensor, Uniform], Tensor]
 OptimizerFactory = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+Transform = Callable[[Tensor], Tensor]
+
+
+def as_it_is(samples: Tensor) -> Tensor:
+    return samples
+
+
+class Augment(Protocol):
+    """What D sees of real and fake alike; see `gan_lab.augment`."""
+
+    state: dict[str, Tensor]
+
+    def __call__(self, samples: Tensor, generator: torch.Generator, images_seen: int) -> Tensor: ...
+
+    def observe(self, real_sign: Tensor, num_images: int) -> None: ...
 
 
 class Optimization(NamedTuple):
@@ -39,6 +58,10 @@ class GAN(LightningModule):
     One `training_step` is one cycle: `num_discriminator_steps` updates of D and one of G. Three counters, none of them
     Lightning's: `images_seen` (real images shown to D), `d_steps` and `g_steps`. All randomness is a function of `seed`
     and a counter. `batch_size` and every number of images are over all processes together.
+
+    label_shares: how often each class occurs in the data, (num_classes,); None where there are no labels. encoder: what
+    `conditioning` finds latents with; learns with G. augment: what D sees of real and fake alike. packing: D judges so
+    many samples at once, side by side in their channels (Lin et al. 2018, PacGAN). warmup_images: D learns alone so long.
     """
 
     def __init__(
@@ -48,9 +71,16 @@ class GAN(LightningModule):
         discriminator: nn.Module,
         latent_dim: int,
         latent_distribution: LatentDistribution = "normal",
+        conditioning: Conditioning | None = None,
+        label_shares: Tensor | None = None,
+        encoder: nn.Module | None = None,
         adversarial_loss: AdversarialLoss,
         optimization: Optimization,
         penalties: Sequence[Penalty] = (),
+        augment: Augment | None = None,
+        packing: int = 1,
+        warmup_images: int = 0,
+        schedules: Schedules | None = None,
         weight_clip: float | None = None,
         num_discriminator_steps: int = 1,
         batch_size: int,
@@ -67,12 +97,17 @@ class GAN(LightningModule):
         self.generator = generator
         self.discriminator = discriminator
         self.generator_ema = copy.deepcopy(generator).requires_grad_(False)
-        self.latent_dim = latent_dim
-        self.latent_distribution: LatentDistribution = latent_distribution
+        self.encoder = encoder
+        self.conditioning = Conditioning() if conditioning is None else conditioning
+        self.latent_space = LatentSpace(latent_dim, latent_distribution, self.conditioning, label_shares)
         self.adversarial_loss = adversarial_loss
         self.optimization = optimization
         self.accumulate = optimization.accumulate
         self.penalties = tuple(penalties)
+        self.augment = augment
+        self.packing = packing
+        self.warmup_images = warmup_images
+        self.schedules = Schedules() if schedules is None else schedules
         self.weight_clip = weight_clip
         self.num_discriminator_steps = num_discriminator_steps
         self.batch_size = batch_size
@@ -86,6 +121,7 @@ class GAN(LightningModule):
 
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
+        self.scheduled = self.schedules.at(0, budget_images)
         self.stop_asked = False  # by a callback of this process; `Stop` makes all processes agree
         self.out_of_time = False  # set when budget_seconds are used up, by all processes after the same cycle
         self.wall_seconds = 0.0  # training time, over all sittings
@@ -97,6 +133,7 @@ class GAN(LightningModule):
         self.gradient_norms: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, int] = {}
+        self._judged: list[Tensor] = []
         # BatchNorm must see real and fake apart; otherwise one pass over both is the same and faster.
         self._one_pass = not has_batch_norm(discriminator)
         self.streams = Streams(seed)
@@ -113,12 +150,15 @@ class GAN(LightningModule):
         self.streams = Streams(self.seed, self.device)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
         how = self.optimization
-        generator_optimizer = how.generator(list(self.generator.parameters()))
+        learn_with_generator = [self.generator] if self.encoder is None else [self.generator, self.encoder]
+        generator_optimizer = how.generator([one for module in learn_with_generator for one in module.parameters()])
         discriminator_optimizer = how.discriminator(list(self.discriminator.parameters()))
-        self.generator_player = Player("generator", self.generator, generator_optimizer, how.generator_clip_norm)
+        self.generator_player = Player("generator", learn_with_generator, generator_optimizer, how.generator_clip_norm)
         self.discriminator_player = Player(
-            "discriminator", self.discriminator, discriminator_optimizer, how.discriminator_clip_norm
+            "discriminator", [self.discriminator], discriminator_optimizer, how.discriminator_clip_norm
         )
+        for memory in self._memories().values():
+            memory.update({name: value.to(self.device) for name, value in memory.items()})
         self.average = Average(self.generator_ema, self.generator)
         self.calls = calls_of(self.generator, self.discriminator, self.compile_how, bool(self.penalties))
         if self.state_to_load is not None:
@@ -126,14 +166,18 @@ class GAN(LightningModule):
             self.state_to_load = None
         return [generator_optimizer, discriminator_optimizer]
 
-    def training_step(self, real: Tensor, batch_idx: int) -> None:
+    def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """One cycle; batch: the reals of all its updates of D, or (reals, labels)."""
+        real, labels = (batch, None) if isinstance(batch, Tensor) else batch
         self.images_before = self.images_seen
         self.published = {}
         self.streams.seed_layers(self.images_seen * self.world_size + self.rank)
         self.calls.begin_cycle()
-        alternating(self, real)
+        self.scheduled = self.schedules.at(self.images_seen, self.budget_images)
+        alternating(self, real, labels)
         images = self.images_seen - self.images_before
-        decay = ema_decay(images, self.images_seen, self.ema_half_life_images, self.ema_rampup)
+        half_life = self.ema_half_life_images * self.scheduled.half_life_factor
+        decay = ema_decay(images, self.images_seen, half_life, self.ema_rampup)
         self.average.update(decay)
 
     # ------------------------------------------------------------------ what a procedure uses
@@ -154,10 +198,22 @@ class GAN(LightningModule):
         for start in range(0, self.local_batch_size, size):
             yield slice(start, start + size)
 
-    def draw_latents(self, stream: str, counter: int) -> Tensor:
-        """This process's latents (local batch, latent_dim) of a stream's draw."""
-        shape = (self.batch_size, self.latent_dim)
-        return self._local(self.streams.latents(self.latent_distribution, shape, stream, counter))
+    def draw_latents(self, stream: str, counter: int, labels: Tensor | None = None) -> Tensor:
+        """This process's inputs of G (local batch, latent_dim + num_codes) of a stream's draw.
+
+        labels: of the reals that the fakes are held against. Fakes get the same, so both have one distribution, and a
+        pair of real and fake one label.
+        """
+        noise = self._local(self.latent_space.noise(self.streams, self.batch_size, stream, counter))
+
+        def uniform(shape: tuple[int, ...]) -> Tensor:
+            return self._local(self.streams.uniform((self.batch_size, *shape[1:]), f"{stream}/codes", counter))
+
+        return self.latent_space.with_codes(noise, labels, uniform)
+
+    def codes_of(self, latents: Tensor) -> Tensor:
+        """(N, num_codes): what of G's input says what is wanted."""
+        return latents[:, self.latent_space.dim :]
 
     def autocast(self) -> torch.autocast:
         """Lower precision for the networks' passes; losses, penalties and averages stay in float32."""
@@ -168,40 +224,151 @@ class GAN(LightningModule):
         with self.autocast():
             return self.calls.generate(latents).float()
 
-    def judge(self, samples: Tensor) -> Tensor:
-        """D's logits (N,) in float32, in G's step: gradients reach the samples, not D's weights."""
-        with self.autocast():
-            return self.calls.judge_frozen(samples).float()
+    def pack(self, samples: Tensor) -> Tensor:
+        """Samples (N, C, ...) as D gets them: (N / packing, packing * C, ...)."""
+        if self.packing == 1:
+            return samples
+        return samples.reshape(-1, self.packing * samples.shape[1], *samples.shape[2:])
 
-    def passes(self) -> Passes:
-        """D's logits in float32 for the batches of one update of D: each goes through D once."""
+    def augmentation(self, player: str, counter: int) -> Transform:
+        """What is done to all samples that D sees in one update of a player; packed samples are augmented apart."""
+        if self.augment is None:
+            return as_it_is
+        augment, images_seen = self.augment, self.images_seen
+        counter = counter * self.world_size + self.rank
+        generator = self.streams.fresh_generator(f"augment/{player}", counter)
+
+        def transform(samples: Tensor) -> Tensor:
+            single = samples.reshape(-1, samples.shape[1] // self.packing, *samples.shape[2:])
+            return augment(single, generator, images_seen).reshape(samples.shape)
+
+        return transform
+
+    def _judge(self, judge: Transform, samples: Tensor, codes: Tensor | None, augmented: Transform) -> Tensor:
+        return judge(self.conditioning.discriminator_input(augmented(samples), _for_each(codes, samples)))
+
+    def read(self, outputs: Tensor, codes: Tensor | None = None) -> Tensor:
+        """D's logits (N,) of its outputs for samples with these codes."""
+        return self.conditioning.logits(outputs, _for_each(codes, outputs))
+
+    def judge(self, samples: Tensor, codes: Tensor | None = None, augmented: Transform = as_it_is) -> Tensor:
+        """D's outputs in float32, in G's step: gradients reach the samples, not D's weights."""
+        with self.autocast():
+            return self._judge(self.calls.judge_frozen, samples, codes, augmented).float()
+
+    def passes(self, codes: Tensor | None = None, augmented: Transform = as_it_is) -> Passes:
+        """D's outputs in float32 for the batches of one update of D: each goes through D once. All have `codes`."""
 
         def judge(samples: Tensor) -> Tensor:
             with self.autocast():
-                return self.calls.judge(samples).float()
+                return self._judge(self.calls.judge, samples, codes, augmented).float()
 
-        return Passes(judge, together=self._one_pass)
+        return Passes(judge, read=partial(self.read, codes=codes), together=self._one_pass)
 
-    def penalty(self, passes: Passes, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
-        """The sum of the penalties' means over the micro-batch; None where there is none.
+    def penalty(
+        self,
+        passes: Passes,
+        real: Tensor,
+        fake: Tensor,
+        part: slice,
+        codes: Tensor | None = None,
+        augmented: Transform = as_it_is,
+    ) -> Tensor | None:
+        """The sum of the penalties' means over the micro-batch; None where there is none in this step.
 
         In float32: where the networks pass in lower precision, penalties have passes of their own.
         """
-        if not self.penalties:
+        penalties = [penalty for penalty in self.penalties if self.d_steps % every_steps(penalty) == 0]
+        if not penalties:
             return None
+        rows = slice(part.start // self.packing, part.stop // self.packing)
 
         def uniform(shape: tuple[int, ...]) -> Tensor:
-            whole = self.streams.uniform((self.batch_size, *shape[1:]), "penalty", self.d_steps)
-            return self._local(whole)[part]
+            whole = self.streams.uniform((self.batch_size // self.packing, *shape[1:]), "penalty", self.d_steps)
+            return self._local(whole)[rows]
 
-        discriminator = passes if self.autocast_dtype is None else Passes(self.discriminator, together=self._one_pass)
+        discriminator = passes
+        if self.autocast_dtype is not None:
+            judge = partial(self._judge, self.discriminator, codes=codes, augmented=augmented)
+            discriminator = Passes(judge, read=partial(self.read, codes=codes), together=self._one_pass)
         for batch in (real, fake):
             batch.requires_grad_()
-        values = [penalty(discriminator, real, fake, uniform).mean() for penalty in self.penalties]
-        return torch.stack(values).sum()
+        values = [penalty(discriminator, real, fake, uniform).mean() for penalty in penalties]
+        return torch.stack(values).sum() * self.scheduled.penalty_factor
+
+    def discriminator_term(self, real: Tensor, labels: Tensor | None, fake: Tensor, codes: Tensor) -> Tensor | None:
+        """What D learns beside real against fake, from its outputs for both."""
+        term = self.conditioning.discriminator_term(real, labels, fake, codes)
+        return None if term is None else term.mean()
+
+    def generator_term(self, outputs: Tensor, latents: Tensor, fake: Tensor) -> Tensor | None:
+        """What G learns beside the adversarial loss, from D's outputs for its fakes."""
+        terms = [self.conditioning.generator_term(outputs, self.codes_of(latents))]
+        if self.encoder is not None:
+            with self.autocast():
+                encoded = self.encoder(fake).float()
+            terms.append(self.conditioning.encoder_term(encoded, latents))
+        if self.adversarial_loss.embedding_term is not None:
+            terms.append(self.adversarial_loss.embedding_term(outputs[:, 1:]))
+        means = [term.mean() for term in terms if term is not None]
+        return torch.stack(means).sum() if means else None
+
+    def note(self, real_logits: Tensor, fake_logits: Tensor) -> None:
+        """Keeps what `observe` will tell of a micro-batch."""
+        if self._memories():
+            real = real_logits.detach()
+            self._judged.append(torch.stack([real.mean(), fake_logits.detach().mean(), real.sign().mean()]))
+
+    def observe(self) -> None:
+        """Tells the parts that keep a state how D judged the batch of its last update, over all processes."""
+        if not self._judged:
+            return
+        means = torch.stack(self._judged).mean(dim=0)
+        self._judged = []
+        if self.world_size > 1:
+            torch.distributed.all_reduce(means)
+            means /= self.world_size
+        real, fake, sign = means
+        if self.adversarial_loss.observe is not None:
+            self.adversarial_loss.observe(real, fake)
+        for penalty in self.penalties:
+            if hasattr(penalty, "observe"):
+                penalty.observe(real, fake, self.batch_size)
+        if self.augment is not None:
+            self.augment.observe(sign, self.batch_size)
+
+    def _memories(self) -> dict[str, dict[str, Tensor]]:
+        """The states of loss, penalties and augmentation, by name: the checkpoint keeps them."""
+        found = {"loss": self.adversarial_loss.state, "augment": getattr(self.augment, "state", None)}
+        found |= {f"penalty {index}": getattr(one, "state", None) for index, one in enumerate(self.penalties)}
+        return {name: state for name, state in found.items() if state}
+
+    @torch.no_grad()
+    def plain_logits(self, samples: Tensor, labels: Tensor | None) -> Tensor:
+        """D's logits for samples with these labels as evaluation asks for them: nothing augmented, nothing dropped."""
+        was_training = self.discriminator.training
+        self.discriminator.eval()
+        codes = samples.new_zeros(len(samples), self.conditioning.num_codes)
+        if labels is not None and self.conditioning.labels_of(codes) is not None:
+            codes = self.conditioning.codes(len(samples), labels, lambda shape: codes)
+        whole = len(samples) - len(samples) % self.packing
+        outputs = self._judge(self.discriminator, self.pack(samples[:whole]), codes, as_it_is)
+        self.discriminator.train(was_training)
+        return self.read(outputs, codes).float()
+
+    @torch.no_grad()
+    def read_classes(self, samples: Tensor) -> Tensor:
+        """The class (N,) that D, or the encoder, sees in each sample; see `Conditioning.read`."""
+        network = self.discriminator if self.encoder is None else self.encoder
+        was_training = network.training
+        network.eval()
+        classes = self.conditioning.read(network(samples))
+        network.train(was_training)
+        return classes
 
     def lr_factor(self) -> float:
-        return self.lr_scale * lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)
+        factor = lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)
+        return self.lr_scale * self.scheduled.lr_factor * factor
 
     # ------------------------------------------------------------------ what was recorded
 
@@ -273,6 +440,8 @@ class GAN(LightningModule):
             "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
             "wall_seconds": self.wall_seconds,
             "recorded": {"sums": self._sums, "counts": self._counts},
+            "memories": self._memories(),
+            **({} if self.encoder is None else {"encoder": self.encoder.state_dict()}),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -280,6 +449,8 @@ class GAN(LightningModule):
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.generator_ema.load_state_dict(state["generator_ema"])
+        if self.encoder is not None:
+            self.encoder.load_state_dict(state["encoder"])
         self.wall_seconds = state["wall_seconds"]
         self.out_of_time = self.budget_seconds is not None and self.wall_seconds >= self.budget_seconds
         counters = state["counters"]
@@ -300,3 +471,17 @@ class GAN(LightningModule):
                 group.update(options)
         self._sums = {name: value.to(self.device) for name, value in state["recorded"]["sums"].items()}
         self._counts = dict(state["recorded"]["counts"])
+        for name, memory in self._memories().items():
+            memory.update({key: value.to(self.device) for key, value in state["memories"][name].items()})
+
+
+def every_steps(penalty: Penalty) -> int:
+    """At every how many updates of D a penalty is taken: its argument `every`, where it has one."""
+    return getattr(penalty, "keywords", {}).get("every", 1)
+
+
+def _for_each(codes: Tensor | None, rows: Tensor) -> Tensor:
+    """Codes (N, num_codes) repeated for rows that are several batches of N, one after another; None: no codes."""
+    if codes is None:
+        return rows.new_empty(len(rows), 0)
+    return codes if codes.shape[1] == 0 else codes.repeat(len(rows) // len(codes), 1)

@@ -1,10 +1,16 @@
-"""Gradient penalties added to the discriminator's loss: pure functions, one value per sample, never reduced.
+"""Penalties added to the discriminator's loss, on its gradients or its logits: one value per sample, never reduced.
 
 All have the form penalty(discriminator, real, fake, uniform, *, weight) -> (N,): `discriminator` maps a batch to logits
 (N,); `real` and `fake` (N, ...) have any shape and carry no graph; `uniform(shape)` draws from U[0, 1). Norms are taken
 per sample over all other dimensions. The result keeps its graph (double backward): do not compile, do not autocast.
+
+With `every` above 1 the program calls a penalty only at every so-many-th update of D, and the penalty multiplies itself
+by `every`, so that its mean effect stays (lazy regularization, Karras et al. 2020, StyleGAN2, appendix B; there with 16
+for R1). StyleGAN2 gives it an optimizer step of its own and adapts Adam's lr and betas to the additional steps; here it
+is part of the update, and nothing needs to be adapted.
 """
 
+import math
 from collections.abc import Callable
 from typing import Annotated, Literal, cast
 
@@ -12,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
-from gan_lab.constraints import NonNegativeFloat, Range
+from gan_lab.constraints import Decay, NonNegativeFloat, PositiveInt, Range
 
 Discriminator = Callable[[Tensor], Tensor]
 Uniform = Callable[[tuple[int, ...]], Tensor]
@@ -22,33 +28,45 @@ Exponent = Annotated[float, Range(low=1)]
 
 
 class Passes:
-    """D's passes over the batches of one update: each batch goes through D once, whoever asks for its logits first.
+    """D's passes over the batches of one update: each batch goes through D once, whoever asks for its outputs first.
 
     So a penalty on the gradients at real or fake samples and the loss share a pass, as in R3GAN's code. Batches that
-    are asked for together go through together where `together` says that D does not mix samples.
+    are asked for together go through together where `together` says that D does not mix samples. `read` makes logits
+    (N,) of D's outputs (N,) or (N, num_outputs).
     """
 
-    def __init__(self, discriminator: Discriminator, *, together: bool = True):
+    def __init__(
+        self, discriminator: Discriminator, *, read: Discriminator = lambda outputs: outputs, together: bool = True
+    ):
         self.discriminator = discriminator
+        self.read = read
         self.together = together
         self._known: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """D's logits (N,) for other samples, which are not remembered."""
-        return self.discriminator(inputs)
+        return self.read(self.discriminator(inputs))
 
     def logits(self, *batches: Tensor) -> tuple[Tensor, ...]:
         """D's logits (N,) for each batch; their graph leads to batches that require a gradient."""
+        return tuple(self.read(outputs) for outputs in self.outputs(*batches))
+
+    def outputs(self, *batches: Tensor) -> tuple[Tensor, ...]:
+        """D's outputs for each batch."""
         new = [batch for batch in batches if self._find(batch) is None]
         if len(new) > 1 and self.together:
-            logits = self.discriminator(torch.cat(new)).split([len(batch) for batch in new])
+            together = self.discriminator(torch.cat(new))
+            num_outputs = len(together) // sum(
+                map(len, new)
+            )  # rows for each sample: one, or one for each of its domains
+            outputs = together.split([num_outputs * len(batch) for batch in new])
         else:
-            logits = tuple(self.discriminator(batch) for batch in new)
-        self._known += zip(new, logits, strict=True)
+            outputs = tuple(self.discriminator(batch) for batch in new)
+        self._known += zip(new, outputs, strict=True)
         return tuple(cast("Tensor", self._find(batch)) for batch in batches)
 
     def _find(self, batch: Tensor) -> Tensor | None:
-        return next((logits for known, logits in self._known if known is batch), None)
+        return next((outputs for known, outputs in self._known if known is batch), None)
 
 
 def input_gradient(discriminator: Discriminator, *batches: Tensor) -> Tensor:
@@ -73,13 +91,16 @@ def gradient(
     uniform: Uniform,
     *,
     at: Place = "interpolated",
-    norm: Exponent = 2.0,
+    norm: Exponent | Literal["max"] = 2.0,
     power: Exponent = 2.0,
     target: NonNegativeFloat = 1.0,
     one_sided: bool = False,
     weight: NonNegativeFloat = 10.0,
+    every: PositiveInt = 1,
 ) -> Tensor:
-    """weight * | ||grad D(x)||_norm - target |^power; where `one_sided`, only for gradients longer than the target.
+    """every * weight * | ||grad D(x)||_norm - target |^power; where `one_sided`, only for longer gradients.
+
+    ||g||_norm is (sum |g_i|^norm)^(1/norm), and for max the largest |g_i|.
 
     The points x, by `at`:
       interpolated: e real + (1 - e) fake, one e ~ U[0, 1) per sample
@@ -94,9 +115,10 @@ def gradient(
         variance to be tuned. PyTorch-GAN draws a for each value and takes the norm over the channels alone.
       R1 and R2 (real or fake, 2, 0, gamma / 2): Mescheder et al. 2018
     """
-    lengths = input_gradient(discriminator, *_points(at, real, fake, uniform)).norm(norm, dim=1)
+    slopes = input_gradient(discriminator, *_points(at, real, fake, uniform))
+    lengths = slopes.norm(math.inf if norm == "max" else norm, dim=1)
     excess = relu(lengths - target) if one_sided else (lengths - target).abs()
-    values = weight * excess.pow(power)
+    values = every * weight * excess.pow(power)
     return values.view(-1, len(real)).mean(dim=0)  # two rows of real_and_fake, otherwise one
 
 
@@ -124,22 +146,137 @@ def wgan_gp(
 
 
 def r1(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, uniform: Uniform, *, weight: NonNegativeFloat = 10.0
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    uniform: Uniform,
+    *,
+    weight: NonNegativeFloat = 10.0,
+    every: PositiveInt = 1,
 ) -> Tensor:
-    """weight / 2 * ||grad D(real)||_2^2 (Mescheder et al. 2018, equation 9; weight is the paper's gamma)."""
-    return 0.5 * weight * input_gradient(discriminator, real).square().sum(dim=1)
+    """every * weight / 2 * ||grad D(real)||_2^2 (Mescheder et al. 2018, equation 9; weight is the paper's gamma)."""
+    return 0.5 * every * weight * input_gradient(discriminator, real).square().sum(dim=1)
 
 
 def r2(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, uniform: Uniform, *, weight: NonNegativeFloat = 10.0
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    uniform: Uniform,
+    *,
+    weight: NonNegativeFloat = 10.0,
+    every: PositiveInt = 1,
 ) -> Tensor:
-    """weight / 2 * ||grad D(fake)||_2^2 (Mescheder et al. 2018, equation 10): R1 on the other side."""
-    return 0.5 * weight * input_gradient(discriminator, fake).square().sum(dim=1)
+    """every * weight / 2 * ||grad D(fake)||_2^2 (Mescheder et al. 2018, equation 10): R1 on the other side."""
+    return 0.5 * every * weight * input_gradient(discriminator, fake).square().sum(dim=1)
 
 
 def r1_r2(
-    discriminator: Discriminator, real: Tensor, fake: Tensor, uniform: Uniform, *, weight: NonNegativeFloat = 10.0
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    uniform: Uniform,
+    *,
+    weight: NonNegativeFloat = 10.0,
+    every: PositiveInt = 1,
 ) -> Tensor:
-    """R1 plus R2 with one weight (Huang et al. 2024, R3GAN, equation 3), in one pass over reals and fakes together."""
+    """R1 plus R2 with one weight (Huang et al. 2024, R3GAN, equation 3), in one pass over reals and fakes together.
+
+    The paper finds `every` = 8 a little worse on pictures, and that it fails on StackedMNIST and on 2-D toys.
+    """
     real_gradient, fake_gradient = input_gradient(discriminator, real, fake).chunk(2)
-    return 0.5 * weight * (real_gradient.square().sum(dim=1) + fake_gradient.square().sum(dim=1))
+    return 0.5 * every * weight * (real_gradient.square().sum(dim=1) + fake_gradient.square().sum(dim=1))
+
+
+class LeCam:
+    """weight * (relu(r - a_F)^2 + relu(a_R - f)^2): logits stay near the other side's average (Tseng et al. 2021).
+
+    r and f are the logits of a real and a fake sample, a_R and a_F moving averages of the mean logits: per update of D
+    they move by 1 - `decay` of the way, by more at first, so that their start does not count (Adam's correction).
+    Nothing is penalised until D has seen `start_kimg` thousand images. The paper's formula has no relu; its published
+    code has, and so leaves alone reals below the fakes' average. For CIFAR that code (BigGAN) weighs 0.3 and starts
+    after 1000 updates of G, 200 kimg, with the averages then at the last means; its StyleGAN2 code starts at once, with
+    averages corrected as here.
+    """
+
+    def __init__(self, *, weight: NonNegativeFloat = 0.3, decay: Decay = 0.99, start_kimg: NonNegativeFloat = 200.0):
+        self.weight = weight
+        self.decay = decay
+        self.start_images = max(round(1000 * start_kimg), 1)  # without an image there are no averages
+        self.state = {
+            "real": torch.zeros(()),
+            "fake": torch.zeros(()),
+            "weight": torch.zeros(()),
+            "images": torch.zeros((), dtype=torch.int64),
+        }
+        """What the checkpoint keeps, tensors (); they are looked up at each call, so they may be replaced."""
+
+    def observe(self, real_mean: Tensor, fake_mean: Tensor, num_images: int) -> None:
+        """To be called after each update of D: its mean logits () over the whole batch, the images it has."""
+        state = self.state
+        state["images"] = state["images"] + num_images
+        state["weight"] = self.decay * state["weight"] + (1 - self.decay)  # of all means so far; 1 in the end
+        step = (1 - self.decay) / state["weight"]
+        state["real"] = state["real"] + step * (real_mean - state["real"])
+        state["fake"] = state["fake"] + step * (fake_mean - state["fake"])
+
+    def __call__(self, discriminator: Discriminator, real: Tensor, fake: Tensor, uniform: Uniform) -> Tensor:
+        real_logits, fake_logits = _logits(discriminator, real, fake)
+        excess = relu(real_logits - self.state["fake"]).square() + relu(self.state["real"] - fake_logits).square()
+        started = self.state["images"] >= self.start_images  # a tensor: nothing waits for the device
+        return self.weight * excess * started
+
+
+def consistency(
+    discriminator: Discriminator,
+    real: Tensor,
+    fake: Tensor,
+    uniform: Uniform,
+    *,
+    at: Literal["real", "real_and_fake"] = "real_and_fake",
+    flip: bool = False,
+    weight: NonNegativeFloat = 10.0,
+) -> Tensor:
+    """weight * (D(x) - D(T(x)))^2 for images (N, C, H, W); for both sides, the sum of their two penalties.
+
+    real: CR-GAN (Zhang et al. 2020); real_and_fake: bCR (Zhao et al. 2021), without which G learns what T does. T moves
+    an image by whole pixels, up to an eighth of its side (4 of 32) in both directions, what it uncovers being the
+    image's reflection, and with `flip` mirrors it half of the time: the papers' choice, with weights of 10. Not to be
+    called at some updates only: this moves the logits themselves (StyleGAN2-ADA's code warns of it).
+    """
+    images = (real,) if at == "real" else (real, fake)
+    # In one call: a second would begin with the same numbers.
+    draws = uniform((len(real), 3 * len(images))).split(3, dim=1)
+    moved = [_moved(batch.detach(), draw, flip) for batch, draw in zip(images, draws, strict=True)]
+    logits = torch.cat(_logits(discriminator, real, fake)[: len(images)])  # both: it is the pass that the loss needs
+    moved_logits = discriminator(torch.cat(moved))
+    return weight * (logits - moved_logits).square().view(len(images), -1).sum(dim=0)
+
+
+consistency.images_only = True  # type: ignore[attr-defined]
+consistency.takes_gradients = False  # type: ignore[attr-defined]
+
+
+def _moved(images: Tensor, draws: Tensor, flip: bool) -> Tensor:
+    """Each image moved, and mirrored where `flip`, by its three numbers in [0, 1)."""
+    rows = _moved_indices(images.shape[2], draws[:, :1])
+    columns = _moved_indices(images.shape[3], draws[:, 1:2])
+    if flip:
+        columns = torch.where(draws[:, 2:] < 0.5, columns.flip(1), columns)
+    which = torch.arange(len(images), device=images.device)
+    return images[which[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def _moved_indices(size: int, draws: Tensor) -> Tensor:
+    """(N, size): which row or column comes to each place; all move by at most size // 8, as draws (N, 1) say."""
+    most = size // 8
+    places = torch.arange(size, device=draws.device) + (draws * (2 * most + 1)).long() - most
+    last = size - 1
+    return last - (last - places.abs()).abs()  # reflected at both ends
+
+
+def _logits(discriminator: Discriminator, *batches: Tensor) -> tuple[Tensor, ...]:
+    """The logits of each batch, those of `Passes` shared with the loss."""
+    if isinstance(discriminator, Passes):
+        return discriminator.logits(*batches)
+    return tuple(discriminator(batch) for batch in batches)

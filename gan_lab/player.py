@@ -24,9 +24,9 @@ class Player:
     The Trainer's own clipping and accumulation refuse manual optimization with two optimizers, hence these few lines.
     """
 
-    def __init__(self, name: str, network: nn.Module, optimizer: torch.optim.Optimizer, clip_norm: float | None):
+    def __init__(self, name: str, networks: list[nn.Module], optimizer: torch.optim.Optimizer, clip_norm: float | None):
         self.name = name
-        self.parameters = unique_parameters([network])
+        self.parameters = unique_parameters(networks)
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
@@ -73,6 +73,8 @@ class Player:
         factor = gan.lr_factor()
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * factor
+            if gan.scheduled.beta2 is not None:
+                group["betas"] = (group["betas"][0], gan.scheduled.beta2)
         self.optimizer.step()
         for parameter in self.parameters:  # as zero_grad does, without its profiling
             parameter.grad = None

@@ -22,6 +22,7 @@ from gan_lab.callbacks.hyperparameters import Hyperparameters
 from gan_lab.callbacks.report import Report, Reporter
 from gan_lab.callbacks.stop import Interrupted, Stop, terminable
 from gan_lab.config import RunConfig
+from gan_lab.data import label_shares, some_of
 from gan_lab.data.batches import RealData
 from gan_lab.errors import RunError
 from gan_lab.evaluation import card_id
@@ -61,8 +62,8 @@ def resume(run_dir: Path, cfg: DictConfig, reporter: Reporter | None = None) -> 
         for key, (value_before, value_now) in changes.items():
             log.info(f"  {key}: {configuration.show(value_before)} -> {configuration.show(value_now)}")
         if last_checkpoint(run_dir).exists():  # what does not fit it is refused before anything is touched
-            sample_shape = read_checkpoint(last_checkpoint(run_dir))["sample_shape"]
-            load_state(configuration.build_gan(config, tuple(sample_shape)), run_dir)
+            before = read_checkpoint(last_checkpoint(run_dir))
+            load_state(configuration.build_gan(config, tuple(before["sample_shape"]), before["label_shares"]), run_dir)
         sitting = {"at": now(), "from_images": record.content["images_seen"], "changed": changes}
         record.update(resumed=[*record.content["resumed"], sitting])
         configuration.save(cfg, config.name, run_dir)
@@ -111,8 +112,10 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         torch.set_num_threads(threads)
 
     data = configuration.build_data(config)
+    training = data if config.num_training_images is None else some_of(data, config.num_training_images)
     sample_shape = tuple(data.samples.shape[1:])
-    gan = configuration.build_gan(config, sample_shape)
+    shares = label_shares(training)
+    gan = configuration.build_gan(config, sample_shape, shares)
     checkpoint = load_state(gan, run_dir)
     start_images = gan.images_seen
 
@@ -144,6 +147,9 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         "model": configuration.asdict(config.model),
         "seed": config.seed,
         "sample_shape": list(sample_shape),
+        "conditioning": config.conditioning,
+        "label_shares": shares,
+        "classes": None if data.classes is None else list(data.classes),
         "modes": data.modes,
         "mode_std": data.mode_std,
     }
@@ -188,11 +194,13 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         run_record.update(machine=machine(trainer.strategy.root_device))
 
     datamodule = RealData(
-        data,
+        training,
+        reference=data,
         batch_size=config.batch_size,
         num_batches=config.loss.num_discriminator_steps,
         seed=config.seed,
         device_gib=config.accelerator.data_gib,
+        labels=gan.conditioning.visible_labels(training.labels) if gan.conditioning.needs_labels else None,
         split=configuration.split_of(config),
         make_held_out=lambda: configuration.build_held_out(config),
     )

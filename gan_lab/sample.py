@@ -11,22 +11,31 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from gan_lab.constraints import NonNegativeInt, PositiveInt
+from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
+from gan_lab.directions import closed_form_directions
 from gan_lab.errors import ConfigError
 from gan_lab.files import replacing
 from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
+from gan_lab.names import nearest
 from gan_lab.record import find_run
-from gan_lab.sampling import generate, interpolate, latents_of
+from gan_lab.sampling import LatentSpace, generate, interpolate, latents_of
 from gan_lab.streams import Streams
-from gan_lab.trained import SavedWeights, device_of, trained_generator
+from gan_lab.trained import SavedWeights, Trained, device_of, trained_generator
 
 MOST_IN_A_GRID = 10_000
 
 
 @dataclass
 class Sampling:
-    """What to draw. out: FILE.npz (array `images`), FILE.png (a grid), or a folder for one PNG each."""
+    """What to draw. out: FILE.npz (array `images`), FILE.png (a grid), or a folder for
+    one PNG each.
+
+    label: of a generator that takes labels, one name or number, or several that take turns; `all`: every one. Of one
+    that takes categories (infogan, cluster_gan), their numbers. codes: of infogan, the continuous ones.
+    directions: this many latent directions in closed form, a row each, in `steps` steps from -strength to strength.
+    """
 
     run: str
     out: str
@@ -36,7 +45,11 @@ class Sampling:
     columns: PositiveInt | None = None
     batch_size: PositiveInt = 256
     device: Literal["cpu", "gpu"] = "cpu"
+    label: int | str | list[int | str] | None = None
+    codes: list[float] | None = None
     interpolate: list[int] | None = None
+    directions: PositiveInt | None = None
+    strength: PositiveFloat = 3.0
     steps: PositiveInt = 8
 
 
@@ -44,17 +57,13 @@ def sample(request: Sampling) -> Path:
     """Draws from a run's generator and returns the path written. Nothing is left there unless it is complete."""
     device = device_of(request.device)
     trained = trained_generator(find_run(request.run), request.weights, device)
-    generator, model, state = trained.generator, trained.model, trained.content
-    streams = Streams(request.seed, device)
+    generator, space, state = trained.generator, trained.space, trained.content
     out = Path(request.out)
-    num = request.num
-    if request.interpolate is None:
-        latents = latents_of(streams, "noise/sample", num, model.latent_dim, model.latent_distribution)
-    else:
-        latents, num = _between_seeds(request, model, device)
-    samples = (part for block in latents for part in _in_batches(generator, block, request.batch_size))
-
-    columns = request.columns or (request.steps if request.interpolate else math.ceil(math.sqrt(num)))
+    choices = _choices(request, trained)
+    latents, num, columns = _latents(request, trained, device, len(choices))
+    wanted = _with_choices(latents, choices, request.codes, space)
+    samples = (part for block in wanted for part in _in_batches(generator, block, request.batch_size))
+    columns = request.columns or columns
     if out.suffix == ".npz":
         _write_npz(samples, num, tuple(state["sample_shape"]), out)
     elif out.suffix == ".png":
@@ -75,17 +84,85 @@ def sample(request: Sampling) -> Path:
     return out
 
 
-def _between_seeds(request: Sampling, model: Any, device: torch.device) -> tuple[Iterator[Tensor], int]:
-    """Latents on the way between the first latents of the given seeds, and how many they are."""
+def _latents(
+    request: Sampling, trained: Trained, device: torch.device, num_choices: int
+) -> tuple[Iterator[Tensor], int, int]:
+    """G's inputs in blocks, how many they are, and how many make a row of a picture."""
+    if request.directions is None and request.interpolate is None:
+        drawn = latents_of(Streams(request.seed, device), "noise/sample", request.num, trained.space)
+        return drawn, request.num, num_choices if num_choices > 1 else math.ceil(math.sqrt(request.num))
+    if request.directions is None:
+        latents = _between_seeds(request, trained.space, device)
+    else:
+        latents = _along_directions(request, trained, device)
+    return iter(latents.split(request.batch_size)), len(latents), request.steps
+
+
+def _choices(request: Sampling, trained: Trained) -> list[int]:
+    """The labels or categories that the samples take in turn; none where they are to be drawn."""
+    conditioning, classes = trained.space.conditioning, trained.content["classes"]
+    num = conditioning.num_choices
+    num_continuous = conditioning.num_codes - num
+    if request.codes is not None and len(request.codes) != num_continuous:
+        raise ConfigError(f"codes={request.codes}: this generator takes {num_continuous} continuous codes")
+    if request.label is None:
+        return []
+    if num == 0:
+        raise ConfigError(
+            f"label={request.label}: this run's generator takes no labels; train one: conditioning=concat"
+        )
+    names = list(classes) if conditioning.needs_labels else [str(index) for index in range(num)]
+    wanted = request.label if isinstance(request.label, list) else [request.label]
+    if wanted == ["all"]:
+        return list(range(num))
+    found = []
+    for one in wanted:
+        if isinstance(one, str) and one in names:
+            found.append(names.index(one))
+        elif isinstance(one, int) and 0 <= one < num:
+            found.append(one)
+        else:
+            raise ConfigError(f"label={one}: expected 0 to {num - 1}, all, or a name; {nearest(str(one), names)}")
+    return found
+
+
+def _with_choices(
+    blocks: Iterator[Tensor], choices: list[int], continuous: list[float] | None, space: LatentSpace
+) -> Iterator[Tensor]:
+    """The blocks of latents with these labels or categories in turn, and these continuous codes, in place of theirs."""
+    start, num = 0, space.conditioning.num_choices
+    for block in blocks:
+        if choices:
+            turns = torch.tensor(choices, device=block.device)[torch.arange(start, start + len(block)) % len(choices)]
+            block[:, space.dim : space.dim + num] = one_hot(turns, num).to(block.dtype)
+        if continuous:
+            block[:, space.dim + num :] = torch.tensor(continuous, device=block.device)
+        start += len(block)
+        yield block
+
+
+def _along_directions(request: Sampling, trained: Trained, device: torch.device) -> Tensor:
+    """One latent moved along each of the directions that change G's first layer most: a row of steps for each."""
+    assert request.directions is not None
+    space = trained.space
+    directions = closed_form_directions(trained.generator, space.dim, request.directions).to(device)
+    latent = next(latents_of(Streams(request.seed, device), "noise/sample", 1, space))
+    lengths = torch.linspace(-request.strength, request.strength, request.steps, device=device)
+    moves = (directions[:, None, :] * lengths[None, :, None]).flatten(0, 1) * space.conditioning.noise_scale
+    latents = latent.repeat(len(moves), 1)
+    latents[:, : space.dim] += moves
+    return latents
+
+
+def _between_seeds(request: Sampling, space: LatentSpace, device: torch.device) -> Tensor:
+    """Latents on the way between the first latents of the given seeds; codes change evenly."""
     seeds = request.interpolate or []
     if len(seeds) < 2 or request.steps < 2:
         raise ConfigError("interpolate needs at least two seeds and two steps: interpolate=[0,1,2] steps=8")
-    ends = [
-        next(iter(latents_of(Streams(seed), "noise/sample", 1, model.latent_dim, model.latent_distribution)))
-        for seed in seeds
-    ]
-    latents = interpolate(torch.cat(ends), request.steps, model.latent_distribution).to(device)
-    return iter(latents.split(request.batch_size)), len(latents)
+    ends = torch.cat([next(latents_of(Streams(seed), "noise/sample", 1, space)) for seed in seeds])
+    noise = interpolate(ends[:, : space.dim], request.steps, space.distribution)
+    codes = interpolate(ends[:, space.dim :], request.steps, "uniform")
+    return torch.cat([noise, codes], dim=1).to(device)
 
 
 def _in_batches(generator: torch.nn.Module, latents: Tensor, batch_size: int) -> Iterator[Tensor]:

@@ -1,23 +1,65 @@
 """Drawing from a trained generator: in batches, sample i the same whatever the batch size."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gan_lab.conditioning import Conditioning, Uniform
 from gan_lab.streams import LatentDistribution, Streams
 
 LATENT_BLOCK = 256
 """Latents are drawn in blocks of this many, each from its own counter."""
 
 
-def latents_of(
-    streams: Streams, stream: str, num: int, latent_dim: int, distribution: LatentDistribution
-) -> Iterator[Tensor]:
-    """Latents 0 to num - 1 of a stream, in blocks of LATENT_BLOCK."""
+@dataclass(frozen=True)
+class LatentSpace:
+    """What G's inputs are: noise of `dim` values, then the codes of `conditioning`.
+
+    label_shares: how often each class occurs, (num_classes,), for labels that are drawn; None without labels.
+    """
+
+    dim: int
+    distribution: LatentDistribution
+    conditioning: Conditioning
+    label_shares: Tensor | None = None
+
+    def noise(self, streams: Streams, num: int, stream: str, counter: int) -> Tensor:
+        """(num, dim) of a stream's draw."""
+        noise = streams.latents(self.distribution, (num, self.dim), stream, counter)
+        return noise if self.conditioning.noise_scale == 1 else noise * self.conditioning.noise_scale
+
+    def with_codes(self, noise: Tensor, labels: Tensor | None, uniform: Uniform) -> Tensor:
+        """(N, dim + num_codes): the noise and the codes for these labels (N,), or codes that are drawn."""
+        if self.conditioning.num_codes == 0:
+            return noise
+        return torch.cat([noise, self.conditioning.codes(len(noise), labels, uniform).to(noise.device)], dim=1)
+
+    def labels_of(self, latents: Tensor) -> Tensor | None:
+        """The labels (N,), on the CPU, that G's inputs ask for; None where they ask for none."""
+        labels = self.conditioning.labels_of(latents[:, self.dim :])
+        return None if labels is None else labels.cpu()
+
+    def draw_labels(self, uniform: Uniform, num: int) -> Tensor | None:
+        """(num,) labels, each class as often as in the data; None where G gets none."""
+        if not self.conditioning.needs_labels or self.label_shares is None:
+            return None
+        draws = uniform((num,))
+        bounds = self.label_shares.to(draws.device, draws.dtype).cumsum(0)
+        return torch.searchsorted(bounds, draws, right=True).clamp(max=len(bounds) - 1)
+
+
+def latents_of(streams: Streams, stream: str, num: int, space: LatentSpace) -> Iterator[Tensor]:
+    """G's inputs 0 to num - 1 of a stream, in blocks of LATENT_BLOCK."""
     for block, start in enumerate(range(0, num, LATENT_BLOCK)):
-        latents = streams.latents(distribution, (LATENT_BLOCK, latent_dim), stream, block)
-        yield latents[: num - start]
+
+        def uniform(shape: tuple[int, ...], block: int = block) -> Tensor:
+            return streams.uniform(shape, f"{stream}/codes", block)
+
+        noise = space.noise(streams, LATENT_BLOCK, stream, block)
+        labels = space.draw_labels(uniform, LATENT_BLOCK)
+        yield space.with_codes(noise, labels, uniform)[: num - start]
 
 
 @torch.no_grad()

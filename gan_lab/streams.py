@@ -34,6 +34,10 @@ class Streams:
         """The generator at the start of (stream, counter); use it at once, the next call seeds it anew."""
         return self._generator.manual_seed(stream_seed(self.seed, stream, counter))
 
+    def fresh_generator(self, stream: str, counter: int) -> torch.Generator:
+        """A generator of its own at the start of (stream, counter): other draws leave it alone."""
+        return torch.Generator(self._drawing_device).manual_seed(stream_seed(self.seed, stream, counter))
+
     def normal(self, shape: tuple[int, ...], stream: str, counter: int) -> Tensor:
         """Independent N(0, 1) values."""
         generator = self.generator(stream, counter)

@@ -10,16 +10,18 @@ from gan_lab import config as configuration
 from gan_lab.callbacks.checkpoint import last_checkpoint, read_best
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.files import read_checkpoint
+from gan_lab.sampling import LatentSpace
 
 SavedWeights = Literal["ema", "raw", "best"]
 """ema, raw: of the last checkpoint. best: those that scored best in evaluations (checkpoints/best.ckpt)."""
 
 
 class Trained(NamedTuple):
-    """content is the checkpoint that the weights come from: seed, sample_shape, modes, mode_std, ..."""
+    """space: what the generator's inputs are drawn from. content: the checkpoint that the weights come from, with seed,
+    sample_shape, classes, modes, mode_std, ..."""
 
     generator: nn.Module
-    model: Any
+    space: LatentSpace
     images_seen: int
     content: dict[str, Any]
 
@@ -40,9 +42,13 @@ def trained_generator(run_dir: Path, weights: SavedWeights, device: torch.device
         saved = content["generator_ema" if weights == "ema" else "generator"]
         images_seen = content["counters"]["images_seen"]
     model = configuration.check_against(configuration.Model, content["model"])
-    generator = configuration.build_generator(model, tuple(content["sample_shape"])).to(device)
+    shares = content["label_shares"]
+    num_classes = 0 if shares is None else len(shares)
+    conditioning = configuration.build_conditioning(content["conditioning"], model, num_classes)
+    space = LatentSpace(model.latent_dim, model.latent_distribution, conditioning, shares)
+    generator = configuration.build_generator(model, tuple(content["sample_shape"]), conditioning.num_codes).to(device)
     try:
         generator.load_state_dict(saved)
     except RuntimeError as error:
         raise RunError(f"{run_dir}: its checkpoint was made by another version of model.generator: {error}") from error
-    return Trained(generator, model, images_seen, content)
+    return Trained(generator, space, images_seen, content)

@@ -26,6 +26,12 @@ OPTIONS = [
 ]
 NOT_RUN_HERE = [("accelerator", "gpu"), ("accelerator", "ddp"), ("evaluation", "inception")]
 """The first has a test below, the others have files of their own: test_ddp.py, test_evaluate.py."""
+NEEDS = {
+    ("model", "autoencoder"): ["loss=began"],
+    ("model", "coupled"): ["dataset=coupled_digits"],
+    ("loss", "began"): ["model=autoencoder"],
+    ("loss", "energy"): ["model=autoencoder"],
+}
 BATCH_SIZE = 8
 
 
@@ -64,7 +70,7 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def overrides_of(group: str, option: str, data_root: Path) -> list[str]:
     """The option and what it cannot do without; points have no place in dcgan, nor a mandatory root a default."""
-    given = [f"{group}={option}"]
+    given = [f"{group}={option}", *NEEDS.get((group, option), [])]
     if (group, option) == ("dataset", "image_folder"):
         given.append(f"dataset.root={data_root / 'pictures'}")
     return given
@@ -91,6 +97,8 @@ def made_small(cfg: DictConfig) -> int:
     """Two cycles of a few narrow samples; returns the images they show."""
     cfg.batch_size = BATCH_SIZE * cfg.optimizer.accumulate
     cfg.model.width = 8
+    cfg.loss.warmup_kimg = 0
+    cfg.num_training_images = None
     cfg.callbacks.samples.num = 4
     if cfg.evaluation is not None:
         cfg.evaluation.num_samples = 16
@@ -102,8 +110,8 @@ def made_small(cfg: DictConfig) -> int:
 def test_there_are_files() -> None:
     groups = {group for group, _ in OPTIONS}
     expected = {"model", "dataset", "loss", "penalty", "optimizer", "accelerator", "evaluation", "logger", "callbacks"}
-    assert groups == expected | {"experiment", "sweep"}
-    assert len(OPTIONS) >= 33
+    assert groups == expected | {"augment", "conditioning", "schedule", "experiment", "sweep"}
+    assert len(OPTIONS) >= 100
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(conf_dir())))

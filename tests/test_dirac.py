@@ -10,8 +10,9 @@ r^2 sin(2 phi) / 2 at the angle phi: this is why the non-saturating losses do no
 """
 
 import math
-from collections.abc import Callable
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +31,24 @@ from gan_lab.losses import (
     wasserstein,
 )
 from gan_lab.penalties import gradient, r1, r1_r2, r2
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "scripts"))
+
+from dirac import (
+    CAPTION,
+    COLOURS,
+    RATE,
+    RESTRAINTS,
+    SIDE,
+    STEPS,
+    Penalty,
+    panel,
+    picture,
+    played,
+    radius,
+    velocity,
+    verdict,
+)
 
 # name: (loss, w)
 ROTATIONS = {
@@ -56,60 +75,6 @@ ZERO_CENTERED = {
     "gradient_near_real": (partial(gradient, target=0.0, at="perturbed"), 2),
 }
 WGAN_DIV = partial(gradient, power=6.0, target=0.0, weight=2.0)
-
-Penalty = Callable[..., Tensor]
-
-
-def half(shape: tuple[int, ...]) -> Tensor:
-    return torch.full(shape, 0.5, dtype=torch.float64)
-
-
-REAL = torch.zeros(1, 1, dtype=torch.float64)
-
-
-def velocity(loss: AdversarialLoss, penalty: Penalty | None, state: Tensor, players: str = "GD") -> Tensor:
-    """Minus the gradient of each player's loss by that player's own values, at the state (theta, psi[, bias])."""
-    state = state.clone().requires_grad_()
-    fake, psi, bias = state[:1].view(1, 1), state[1], state[2] if len(state) == 3 else 0.0
-
-    def discriminator(inputs: Tensor) -> Tensor:
-        return psi * inputs.flatten() + bias
-
-    real_logits, fake_logits = discriminator(REAL), discriminator(fake)
-    result = torch.zeros_like(state)
-    if "G" in players:
-        value = loss.generator(*[real_logits] * loss.generator_sees_real, fake_logits).mean()
-        result[0] = -torch.autograd.grad(value, state, retain_graph=True)[0][0]
-    if "D" in players:
-        value = loss.discriminator(real_logits, fake_logits).mean()
-        if penalty is not None:
-            value = value + penalty(discriminator, REAL, fake.detach(), half).mean()
-        result[1:] = -torch.autograd.grad(value, state)[0][1:]
-    return result
-
-
-def played(
-    loss: AdversarialLoss,
-    *start: float,
-    rate: float,
-    steps: int,
-    penalty: Penalty | None = None,
-    alternating: bool = False,
-    clip: float = math.inf,
-) -> Tensor:
-    """The states (steps + 1, 2 or 3). Alternating: D first, as in gan_lab.procedures."""
-    state = torch.tensor(start, dtype=torch.float64)
-    states = [state]
-    for _ in range(steps):
-        for players in ("D", "G") if alternating else ("GD",):
-            state = state + rate * velocity(loss, penalty, state, players)
-        state[1:].clamp_(-clip, clip)
-        states.append(state)
-    return torch.stack(states)
-
-
-def radius(states: Tensor) -> Tensor:
-    return states[:, :2].norm(dim=1)
 
 
 def half_turns(states: Tensor) -> int:
@@ -354,3 +319,63 @@ def test_with_r1_the_slope_goes_too_but_slowly(name):
     theta, psi = states[-1].tolist()
     assert theta == pytest.approx((4 + pull * 60 / 2) ** -0.5, rel=0.1)
     assert psi == pytest.approx(-theta / 2, rel=0.1)
+
+
+# ---------------------------------------------------------------------- the picture
+
+
+def spiral(factor: float, turns: float) -> Tensor:
+    """200 steps that multiply the radius, 1 at first, by `factor` each, and make so many turns together."""
+    angles = torch.linspace(0, 2 * math.pi * turns, 201, dtype=torch.float64)
+    return powers(factor, 201).unsqueeze(1) * torch.stack([angles.cos(), angles.sin()], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("factor", "turns", "word"),
+    [
+        (0.95, 5, "converges"),
+        (0.95, 0, "converges"),
+        (0.995, 5, "fades"),
+        (1.0, 5, "circles"),
+        (1.0, 0, "stops"),
+        (1.001, 5, "diverges"),
+        (1.02, 5, "diverges"),
+    ],
+)
+def test_a_word_for_how_a_way_ends(factor, turns, word):
+    assert verdict(spiral(factor, turns)) == word
+
+
+@pytest.mark.parametrize(
+    ("loss", "penalty", "clip", "words"),
+    [  # words: both at once, in turn
+        (wasserstein(), None, math.inf, ["diverges", "circles"]),
+        (minimax(), None, math.inf, ["diverges", "circles"]),
+        (vanilla(), None, math.inf, ["circles", "fades"]),
+        (vanilla(), partial(r1, weight=1.0), math.inf, ["converges", "converges"]),
+        (vanilla(), partial(gradient, weight=0.5), math.inf, ["stops", "stops"]),
+        (wasserstein(), partial(gradient, weight=0.5), math.inf, ["circles", "circles"]),
+        (wasserstein(), None, 0.5, ["circles", "circles"]),
+    ],
+)
+def test_the_words_are_those_of_the_theory(loss, penalty, clip, words):
+    play = partial(played, loss, 1.0, 1.0, rate=RATE, steps=STEPS, penalty=penalty, clip=clip)
+
+    assert [verdict(play(alternating=alternating)) for alternating in (False, True)] == words
+
+
+def test_a_panel_shows_both_ways_and_cuts_off_what_leaves_it():
+    straight = torch.tensor([[0.0, 0.0], [1.0, 0.0], [10.0, 0.0]], dtype=torch.float64).repeat_interleave(4, dim=0)
+    image = panel({True: straight, False: 1e100 * straight.flip(1)})  # to the right, and up, out of the panel
+
+    assert image.size == (SIDE, SIDE + CAPTION)
+    assert image.getpixel((SIDE * 3 // 4, SIDE // 2)) == COLOURS[True]
+    assert image.getpixel((SIDE // 4, SIDE // 2)) != COLOURS[True]
+    assert len(image.crop((0, SIDE, SIDE, SIDE + CAPTION)).getcolors(1 << 16)) > 2
+
+
+def test_the_picture_has_a_row_for_each_loss():
+    one, two = (picture(losses, steps=8) for losses in (["vanilla"], ["vanilla", "lsgan"]))
+
+    assert one.width == two.width > len(RESTRAINTS) * SIDE
+    assert two.height - one.height > SIDE + CAPTION

@@ -202,8 +202,9 @@ def test_what_is_locked_is_made_by_one_after_the_other(tmp_path, caplog):
     path, events, waiting = tmp_path / "deep" / "file", [], threading.Event()
 
     def second():
-        with locked(path) as problem:
-            events.append(("second", problem))
+        for name in ("other", "file"):
+            with locked(path.with_name(name)) as problem:
+                events.append((name, problem))
 
     class Told(logging.Handler):
         def emit(self, record):
@@ -219,14 +220,13 @@ def test_what_is_locked_is_made_by_one_after_the_other(tmp_path, caplog):
             thread = threading.Thread(target=second)
             thread.start()
             assert waiting.wait(timeout=60)
-            with locked(tmp_path / "deep" / "other file") as problem:
-                assert problem is None
-            events.append("first")
+            events.append("the first is done")
         thread.join(timeout=60)
     finally:
         logger.removeHandler(handler)
 
-    assert events == ["waiting for another run that makes file", "first", ("second", None)]
+    waiting_for_file = "waiting for another run that makes file"
+    assert events == [("other", None), waiting_for_file, "the first is done", ("file", None)]
 
 
 def test_what_cannot_be_locked_is_told(tmp_path, monkeypatch):

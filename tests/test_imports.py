@@ -9,6 +9,11 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "gan_lab"
 FRAMEWORKS = {"pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf"}
 LEAVES = (
+    "augment",
+    "conditioning",
+    "directions",
+    "sampling",
+    "schedules",
     "health",
     "precision",
     "losses",

@@ -5,14 +5,18 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
 from gan_lab.losses import (
+    AdversarialLoss,
+    began,
     blind_loss,
     boundary,
+    energy,
     hinge,
     lsgan,
     minimax,
+    pulling_away,
     relativistic,
     relativistic_average,
     softmax,
@@ -22,6 +26,13 @@ from gan_lab.losses import (
 
 REAL = [0.0, 1.0, -2.0]
 FAKE = [0.0, 2.0, -0.5]
+
+
+def began_at(k: float) -> AdversarialLoss:
+    loss = began()
+    assert loss.state is not None
+    loss.state["k"] = torch.tensor(k, dtype=torch.float64)
+    return loss
 
 
 def cross_entropy(logits: Tensor, label: float) -> Tensor:
@@ -105,6 +116,22 @@ TABLE = {
         lambda real, fake: (1 - real + fake.mean()).clamp(min=0) + (1 + fake - real.mean()).clamp(min=0),
         lambda real, fake: (1 + real - fake.mean()).clamp(min=0) + (1 - fake + real.mean()).clamp(min=0),
     ),
+    "vanilla_smoothed": (  # 0.2 r more for D
+        vanilla(0.2),
+        [1.3862943611198906, 2.6401896985611953, 2.201004995223079],
+        [0.6931471805599453, 0.1269280110429725, 0.9740769841801067],
+        lambda real, fake: cross_entropy(real, 0.8) + cross_entropy(fake, 0),
+        lambda fake: cross_entropy(fake, 1),
+    ),
+    # As formulas the next two work for all logits, also for those above 0 that no energy gives.
+    "energy": (
+        energy(),
+        [1.0, 2.0, 2.5],
+        [0.0, -2.0, 0.5],
+        lambda real, fake: -real + (1 - -fake).clamp(min=0),
+        torch.neg,
+    ),
+    "began": (began_at(0.25), [0.0, -0.5, 1.875], [0.0, -2.0, 0.5], lambda real, fake: -real - 0.25 * -fake, torch.neg),
     "softmax": (  # Z = e^0 + e^1 + e^-2 + e^0 + e^2 + e^-0.5 = 12.849203870338942, log Z is the first value
         softmax(),
         [2.5532818538062538, 1.5532818538062538, 4.5532818538062538],
@@ -229,6 +256,7 @@ def test_logits_that_would_broadcast_are_refused(name, real_shape, fake_shape):
         ("relativistic_average_least_squares", 0.3, 2.0, 2.0),
         ("relativistic_average_hinge", 0.3, 2.0, 2.0),
         ("softmax", 0.3, math.log(2), math.log(2)),  # of one pair
+        ("energy", -0.4, 1.0, 0.4),  # below the margin it is the margin
     ],
 )
 def test_values_at_equilibrium(name, logit, discriminator_value, generator_value):
@@ -278,10 +306,11 @@ def test_the_best_discriminator_of_a_discrete_distribution(name):
         assert loss.discriminator(*tabulated(levels - shift)).mean() > value
 
 
-@EVERY_LOSS
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "began"])  # its k, not D, finds the balance
 def test_where_the_distributions_agree_the_best_discriminator_is_flat(name):
     loss, counts = TABLE[name][0], torch.tensor([1, 2, 5])
-    levels = torch.full((3,), 0.5 if name == "lsgan" else 0.0, dtype=torch.float64, requires_grad=True)
+    level = {"lsgan": 0.5, "vanilla_smoothed": math.log(0.4 / 0.6)}.get(name, 0.0)
+    levels = torch.full((3,), level, dtype=torch.float64, requires_grad=True)
     samples = levels.repeat_interleave(counts)
 
     (slopes,) = torch.autograd.grad(loss.discriminator(samples, samples.flip(0)).mean(), levels)
@@ -367,3 +396,172 @@ def test_the_players_of_a_relativistic_loss_swap(name):
 def test_generators_that_see_real_refuse_logits_that_would_broadcast(name, shapes):
     with pytest.raises(ValueError, match=r"shape \(N,\)"):
         TABLE[name][0].generator(*map(torch.zeros, shapes))
+
+
+# ---------------------------------------------------------------------- label smoothing
+
+
+def test_without_smoothing_the_vanilla_loss_is_the_same_to_the_bit():
+    plain, smoothed = vanilla(), vanilla(smoothing=0.0)
+    real, fake = logits(64, 14), logits(64, 15)
+
+    assert plain.discriminator is smoothed.discriminator
+    assert torch.equal(smoothed.discriminator(real, fake), softplus(-real) + softplus(fake))
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.2, 1.0])
+def test_the_best_discriminator_under_smoothing_is_never_sure(smoothing):
+    loss, (data, model) = vanilla(smoothing), (counts.double() / 8 for counts in TOY)
+    share = (1 - smoothing) * data / (data + model)
+    levels = torch.logit(share.clamp(min=1e-9)).requires_grad_()
+    (slopes,) = torch.autograd.grad(loss.discriminator(*tabulated(levels)).mean(), levels)
+
+    assert slopes.abs().max() < 1e-8
+    sure = torch.tensor([40.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.grad(loss.discriminator(sure, torch.zeros_like(sure)).sum(), sure)[0].item() == (
+        pytest.approx(smoothing, rel=1e-12)
+    )
+
+
+def test_where_nothing_can_be_told_smoothing_lowers_the_level():
+    """D says (1 - s) / 2 everywhere: -(1 - s) log((1 - s) / 2) - (1 + s) log((1 + s) / 2)."""
+    expected = -0.8 * math.log(0.4) - 1.2 * math.log(0.6)
+
+    assert blind_loss(vanilla(0.2)) == pytest.approx(expected, abs=1e-5)  # the constants are 0.01 apart
+    blind = torch.tensor([math.log(0.4 / 0.6)], dtype=torch.float64)
+    assert vanilla(0.2).discriminator(blind, blind).item() == pytest.approx(expected, rel=1e-14)
+
+
+# ---------------------------------------------------------------------- energies
+
+
+def test_who_needs_what():
+    assert {name for name in TABLE if TABLE[name][0].needs == "energy"} == {"energy", "began"}
+    assert {name for name in TABLE if TABLE[name][0].whole_batch} == set(OF_A_BATCH)
+    assert {name for name in TABLE if TABLE[name][0].state is not None} == {"began"}
+    for loss, *_ in TABLE.values():
+        assert (loss.observe is None) == (loss.state is None)
+
+
+def energies(*values: float) -> Tensor:
+    """The logits of a D that gives these energies."""
+    return -torch.tensor(values, dtype=torch.float64)
+
+
+def test_energy_values_of_energies():
+    loss = energy(margin=2.0)
+    real, fake = energies(0.2, 0.5, 3.0), energies(0.3, 1.5, 2.5)
+
+    assert loss.discriminator(real, fake).tolist() == pytest.approx([0.2 + 1.7, 0.5 + 0.5, 3.0 + 0.0], rel=1e-14)
+    assert loss.generator(fake).tolist() == pytest.approx([0.3, 1.5, 2.5], rel=1e-14)
+    assert blind_loss(energy(margin=1.3)) == pytest.approx(1.3, rel=1e-12)
+
+
+def test_each_fake_has_a_margin_of_its_own():
+    """The mean energy of these fakes is the margin: hinged as a mean, the low one would get no push."""
+    fake = torch.tensor([-0.5, -1.5], requires_grad=True)
+    (gradient,) = torch.autograd.grad(energy().discriminator(torch.zeros(2), fake).sum(), fake)
+
+    assert gradient.tolist() == [1.0, 0.0]
+
+
+def test_k_of_began_follows_the_paper():
+    """A plain loop over mean energies that take k up, to 1, and down, to 0."""
+    loss, k = began(gamma=0.6, lambda_k=1.0), 0.0
+    assert loss.state is not None
+    assert loss.observe is not None
+    loss.state["k"] = loss.state["k"].double()
+    seen = []
+    script = [(1.0, 0.2), (1.0, 0.1), (0.9, 0.04), (0.8, 0.1), (0.5, 0.9), (0.4, 1.5), (0.3, 0.1)]
+    for real_energy, fake_energy in script:
+        k = min(max(k + 1.0 * (0.6 * real_energy - fake_energy), 0.0), 1.0)
+        real, fake = energies(real_energy), energies(fake_energy)
+        loss.observe(real.mean(), fake.mean())
+        assert loss.state["k"].item() == pytest.approx(k, abs=1e-15)
+        seen.append(k)
+        assert loss.discriminator(real, fake).item() == pytest.approx(real_energy - k * fake_energy, abs=1e-15)
+
+    assert 0.0 in seen[1:]
+    assert 1.0 in seen
+
+
+def test_began_starts_as_a_plain_autoencoder_with_the_papers_gain():
+    loss = began()
+    assert loss.state is not None
+    assert loss.observe is not None
+    assert loss.state["k"].shape == ()
+    assert loss.state["k"].item() == 0.0
+    assert loss.discriminator(torch.tensor([-0.7]), torch.tensor([-9.0])).item() == pytest.approx(0.7)
+    loss.observe(torch.tensor(-1.0), torch.tensor(-0.1))
+    assert loss.state["k"].item() == pytest.approx(0.001 * (0.5 - 0.1), rel=1e-6)
+    assert loss.state["k"].dtype == torch.float32
+    assert blind_loss(loss) == 0.0
+
+
+def test_every_began_has_a_state_of_its_own():
+    one, other = began(), began()
+    assert one.observe is not None
+    one.observe(torch.tensor(-1.0), torch.tensor(0.0))
+
+    assert one.state != other.state
+
+
+def test_a_state_that_is_put_in_its_place_is_used():
+    loss = began()
+    assert loss.state is not None
+    loss.state["k"] = torch.tensor(1.0)
+
+    assert loss.discriminator(torch.tensor([-3.0]), torch.tensor([-1.0])).item() == 2.0
+
+
+# ---------------------------------------------------------------------- the pulling-away term
+
+
+def test_a_weight_asks_for_the_pulling_away_term():
+    embeddings = logits(12, 18).view(4, 3)
+    loss = energy(pull_away=0.1)
+
+    assert loss.embedding_term is not None
+    torch.testing.assert_close(loss.embedding_term(embeddings), 0.1 * pulling_away(embeddings), rtol=1e-14, atol=0)
+    assert loss.whole_batch
+    assert energy().embedding_term is None
+
+
+def test_squared_cosines_worked_out_by_hand():
+    embeddings = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]], dtype=torch.float64)  # 90, 45 and 45 degrees
+
+    assert pulling_away(embeddings).tolist() == pytest.approx([0.25, 0.25, 0.5], rel=1e-14)
+
+
+def test_opposite_embeddings_are_as_bad_as_equal_ones():
+    line = torch.tensor([[1.0, 1.0], [-2.0, -2.0], [3.0, 3.0]], dtype=torch.float64)
+
+    assert pulling_away(line).tolist() == pytest.approx([1.0] * 3, rel=1e-14)
+    assert pulling_away(torch.eye(4)).tolist() == [0.0] * 4
+
+
+def test_pull_away_is_the_papers_double_sum():
+    embeddings = logits(35, 16).view(7, 5)
+    total = sum(
+        (embeddings[i] @ embeddings[j] / (embeddings[i].norm() * embeddings[j].norm())) ** 2
+        for i in range(7)
+        for j in range(7)
+        if i != j
+    )
+
+    torch.testing.assert_close(pulling_away(embeddings).mean(), total / (7 * 6), rtol=1e-12, atol=0)
+    lengths = torch.arange(1.0, 8.0, dtype=torch.float64).unsqueeze(1)
+    torch.testing.assert_close(pulling_away(lengths * embeddings), pulling_away(embeddings), rtol=1e-12, atol=0)
+
+
+def test_pull_away_gradients_agree_with_finite_differences():
+    assert torch.autograd.gradcheck(pulling_away, (logits(12, 17).view(4, 3).requires_grad_(),))
+
+
+def test_zero_embeddings_and_batches_of_one_cost_nothing():
+    embeddings = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+    values = pulling_away(embeddings)
+
+    assert values.tolist() == [0.0, 0.5, 0.5]
+    assert torch.autograd.grad(values.sum(), embeddings)[0].isfinite().all()
+    assert pulling_away(torch.ones(1, 3)).tolist() == [0.0]

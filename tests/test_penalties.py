@@ -1,13 +1,27 @@
-"""Gradient penalties against closed forms: of linear and quadratic discriminators, whose slopes are known."""
+"""Penalties against closed forms: of linear and quadratic discriminators, whose slopes are known, or given logits."""
 
 import math
 from functools import partial
 
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
+from torch.nn.functional import pad
 
-from gan_lab.penalties import gradient, input_gradient, r1, r1_r2, r2, wgan_gp
+from gan_lab.compose import Composer
+from gan_lab.config import problems_of
+from gan_lab.penalties import (
+    LeCam,
+    Passes,
+    consistency,
+    gradient,
+    input_gradient,
+    r1,
+    r1_r2,
+    r2,
+    wgan_gp,
+)
 
 wgan_div = partial(gradient, power=6, target=0, weight=2)
 dragan = partial(gradient, at="perturbed")
@@ -19,7 +33,7 @@ PENALTIES = {
     "wgan_div": wgan_div,
     "wgan_div_union": partial(wgan_div, at="real_and_fake"),
     "absolute": partial(gradient, norm=1, power=1, target=0),
-    "sup": partial(gradient, norm=math.inf, power=1.5, at="real"),
+    "sup": partial(gradient, norm="max", power=1.5, at="real"),
     "cubic": partial(gradient, norm=3, power=3, target=0.5, at="fake"),
     "dragan": dragan,
 }
@@ -335,3 +349,240 @@ def test_r1_r2_is_the_sum_of_both_in_one_pass():
         strict=True,
     ):
         torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "is_fine"), [("max", True), (1, True), (3.5, True), (0.5, False), (".inf", False)])
+def test_norms_that_the_configuration_takes(norm, is_fine):
+    problems = problems_of(Composer().compose(["penalty=gradient", f"penalty.gradient.norm={norm}"]))
+    GlobalHydra.instance().clear()
+
+    assert (problems == []) == is_fine
+    if not is_fine:
+        assert "expected a number at least 1 or one of max" in problems[0]
+
+
+def test_the_norm_max_is_the_limit_of_all_norms():
+    network, real = small_network(), values(5, 2, seed=22)
+    ours, limit = (gradient(network, real, real, refuse, at="real", norm=norm) for norm in ("max", math.inf))
+
+    assert torch.equal(ours, limit)
+
+
+# ---------------------------------------------------------------------- now and then
+
+
+@pytest.mark.parametrize("name", ["r1", "r2", "r1_r2", "wgan_div", "wgan_div_union", "cubic", "dragan"])
+def test_a_penalty_that_is_called_less_often_counts_more(name):
+    penalty = {**PENALTIES, "r1_r2": r1_r2}[name]
+    real, fake = values(4, 2, seed=23), values(4, 2, seed=24)
+
+    def called(**how: float) -> Tensor:
+        return penalty(small_network(), real, fake, Given(0.1, 0.3, 0.6, 0.9), weight=3.0, **how)
+
+    assert called().max() > 0
+    assert torch.equal(called(every=1), called())
+    torch.testing.assert_close(called(every=16), 16 * called(), rtol=1e-14, atol=0)
+
+
+# ---------------------------------------------------------------------- LeCam
+
+
+def scripted(real: list[float], fake: list[float]):
+    """(discriminator, real, fake): samples that are their own logits."""
+    sides = [torch.tensor(logits, dtype=torch.float64).unsqueeze(1) for logits in (real, fake)]
+    return lambda samples: samples.squeeze(1), *sides
+
+
+def started(real: float, fake: float, **how: float) -> LeCam:
+    """With these averages, past its start."""
+    penalty = LeCam(start_kimg=1.0, **how)
+    penalty.observe(torch.tensor(real, dtype=torch.float64), torch.tensor(fake, dtype=torch.float64), 1000)
+    return penalty
+
+
+def test_lecam_values_worked_out_by_hand():
+    game = scripted([0.0, -2.0, 3.0], [1.0, 3.0, -1.0])
+
+    # The averages are 2 and -1. Reals are 1, -1 and 4 above that of fakes, fakes 1, -1 and 3 below that of reals.
+    assert started(2.0, -1.0)(*game, refuse).tolist() == pytest.approx([0.3 * 2, 0.0, 0.3 * 25], rel=1e-14)
+    assert started(2.0, -1.0, weight=1.0)(*game, refuse).tolist() == pytest.approx([2.0, 0.0, 25.0], rel=1e-14)
+
+
+def test_the_averages_of_lecam_are_weighted_sums_of_all_means():
+    penalty = LeCam(decay=0.9)
+    means = values(30, 2, seed=25)
+    for count, (real, fake) in enumerate(means, start=1):
+        penalty.observe(real, fake, 64)
+        weights = 0.9 ** torch.arange(count - 1, -1, -1, dtype=torch.float64)
+        expected = (weights @ means[:count]) / weights.sum()
+        found = torch.stack([penalty.state["real"], penalty.state["fake"]])
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)  # the sum of the weights is in float32
+    assert penalty.state["images"].item() == 30 * 64
+
+
+def test_lecam_begins_where_it_is_told_with_averages_from_before():
+    penalty, game = LeCam(start_kimg=0.25), scripted([1.0, 2.0], [-1.0, -2.0])
+    for _ in range(3):
+        assert penalty(*game, refuse).tolist() == [0.0, 0.0]
+        penalty.observe(torch.tensor(5.0), torch.tensor(-5.0), 100)
+
+    assert penalty(*game, refuse).tolist() == pytest.approx([0.3 * (6**2 + 6**2), 0.3 * (7**2 + 7**2)], rel=1e-5)
+
+
+def test_lecam_waits_for_its_first_averages():
+    penalty, game = LeCam(start_kimg=0.0), scripted([1.0], [-1.0])
+
+    assert penalty(*game, refuse).tolist() == [0.0]
+    penalty.observe(torch.tensor(1.0), torch.tensor(-1.0), 1)
+    assert penalty(*game, refuse).tolist() == pytest.approx([0.3 * 8], rel=1e-5)
+
+
+def test_the_state_of_lecam_goes_on_where_it_was():
+    one, other = started(2.0, -1.0), LeCam(start_kimg=1.0)
+    for name, value in one.state.items():
+        assert value.shape == ()
+        other.state[name] = value.clone()
+    for penalty in (one, other):
+        penalty.observe(torch.tensor(0.5), torch.tensor(-0.5), 8)
+
+    assert all(torch.equal(value, other.state[name]) for name, value in one.state.items())
+    game = scripted([0.0], [1.0])
+    assert torch.equal(one(*game, refuse), other(*game, refuse))
+
+
+@pytest.mark.parametrize("penalty", [started(0.5, -0.5), partial(consistency, flip=True)], ids=["lecam", "consistency"])
+def test_penalties_on_logits_share_the_loss_passes(penalty):
+    network, sizes = small_network(), []
+
+    def discriminator(samples: Tensor) -> Tensor:
+        sizes.append(len(samples))
+        return network(samples.flatten(1)[:, :2])
+
+    passes = Passes(discriminator)
+    real, fake = values(3, 1, 8, 8, seed=26).requires_grad_(), values(3, 1, 8, 8, seed=27).requires_grad_()
+    shared = penalty(passes, real, fake, Given(0.1, 0.4, 0.9))
+    passes.logits(real, fake)
+
+    own = [6] if isinstance(penalty, partial) else []  # what was moved
+    assert sizes == [6, *own]
+    torch.testing.assert_close(shared, penalty(discriminator, real, fake, Given(0.1, 0.4, 0.9)), rtol=1e-12, atol=0)
+
+
+# ---------------------------------------------------------------------- consistency
+
+
+def moved(image: Tensor, down: int, right: int, mirrored: bool) -> Tensor:
+    """(C, H, W) from `down` rows further down and `right` columns further right, beyond the edge the reflection."""
+    most = image.shape[1] // 8, image.shape[2] // 8
+    wide = pad(image, (most[1], most[1], most[0], most[0]), mode="reflect")
+    window = wide[:, most[0] + down :, most[1] + right :][:, : image.shape[1], : image.shape[2]]
+    return window.flip(2) if mirrored else window
+
+
+def chosen(number: int, size: int) -> float:
+    """The draw that moves by `number` along a side of `size`."""
+    most = size // 8
+    return (number + most + 0.5) / (2 * most + 1)
+
+
+def drawing(*rows: list[float]):
+    """A `uniform` with these numbers, and what it was asked for."""
+    asked: list[tuple[int, ...]] = []
+
+    def uniform(shape: tuple[int, ...]) -> Tensor:
+        asked.append(shape)
+        return torch.tensor(rows, dtype=torch.float64)
+
+    return uniform, asked
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_consistency_compares_each_image_with_its_moved_copy(flip):
+    weights, real, fake = values(2, 8, 24, seed=28), values(5, 2, 8, 24, seed=29), values(5, 2, 8, 24, seed=30)
+    steps = [[(0, 0), (1, -3), (-1, 3), (0, 2), (1, 1)], [(-1, -3), (1, 3), (0, 0), (1, 0), (-1, 2)]]
+    mirrored = [[False, True, True, False, True], [True, False, True, True, False]]
+    columns = [
+        [
+            [chosen(down, 8), chosen(right, 24), 0.2 if mirror else 0.7]
+            for (down, right), mirror in zip(*side, strict=True)
+        ]
+        for side in zip(steps, mirrored, strict=True)
+    ]
+    uniform, asked = drawing(*[one + other for one, other in zip(*columns, strict=True)])
+    result = consistency(linear(weights), real, fake, uniform, flip=flip, weight=7.0)
+
+    assert asked == [(5, 6)]
+    expected = torch.zeros(5, dtype=torch.float64)
+    for side, images in enumerate((real, fake)):
+        for i, image in enumerate(images):
+            copy = moved(image, *steps[side][i], flip and mirrored[side][i])
+            expected[i] += 7 * ((image - copy) * weights).sum() ** 2
+    torch.testing.assert_close(result, expected, rtol=1e-12, atol=1e-12)
+    assert result[0] > 1
+    uniform, asked = drawing(*columns[0])
+    of_real = consistency(linear(weights), real, real * math.nan, uniform, at="real", flip=flip)
+    assert asked == [(5, 3)]
+    expected = torch.stack(
+        [10 * ((x - moved(x, *steps[0][i], flip and mirrored[0][i])) * weights).sum() ** 2 for i, x in enumerate(real)]
+    )
+    torch.testing.assert_close(of_real, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [8, 28, 32, 128])
+def test_every_step_up_to_an_eighth_of_the_side_is_drawn(size):
+    """From draws (k + 1/2) / 1000 and the largest number below 1, of images that count their rows."""
+    draws = torch.cat([(torch.arange(1000) + 0.5) / 1000, torch.tensor([1 - 2**-24])]).view(-1, 1).expand(-1, 3)
+    images = torch.arange(float(size)).view(1, 1, size, 1).expand(len(draws), 1, size, 8)
+    middle = size // 2
+
+    def of_the_middle(samples: Tensor) -> Tensor:
+        return samples[:, 0, middle, 0]
+
+    steps = consistency(of_the_middle, images, images, lambda shape: draws, at="real", weight=1.0).sqrt()
+    lengths, counts = steps.unique(return_counts=True)
+    assert lengths.tolist() == list(range(size // 8 + 1))
+    share = 1001 / (2 * (size // 8) + 1)
+    assert counts.tolist() == pytest.approx([share] + [2 * share] * (size // 8), abs=3)
+
+
+def test_a_discriminator_that_does_not_mind_is_not_penalised():
+    images = values(4, 3, 16, 16, seed=31)
+    uniform, _ = drawing(*values(4, 6, seed=32).sigmoid().tolist())
+    flat = torch.ones_like(images) * values(4, 1, 1, 1, seed=33)
+
+    assert consistency(linear(images[0]), flat, -flat, uniform, flip=True).tolist() == pytest.approx(
+        [0.0] * 4, abs=1e-20
+    )
+    still, _ = drawing(*[[0.5, 0.5, 0.5] * 2] * 4)
+    unmoved = consistency(linear(images[0]), images, -images, still, flip=True)
+    assert unmoved.tolist() == pytest.approx([0.0] * 4, abs=1e-20)
+
+
+def test_consistency_is_for_images():
+    assert consistency.images_only
+    assert not hasattr(gradient, "images_only")
+
+
+@pytest.mark.parametrize("penalty", [started(0.5, -0.5), partial(consistency, flip=True)], ids=["lecam", "consistency"])
+def test_weight_gradients_of_penalties_on_logits_agree_with_finite_differences(penalty):
+    real, fake = values(3, 1, 8, 8, seed=34), values(3, 1, 8, 8, seed=35)
+
+    def value(weights: Tensor) -> Tensor:
+        return penalty(
+            lambda samples: (samples * weights).flatten(1).sum(dim=1).tanh(), real, fake, Given(0.1, 0.4, 0.9)
+        )
+
+    weights = (values(8, 8, seed=36) / 8).requires_grad_()
+    assert value(weights).max() > 0
+    assert torch.autograd.gradcheck(value, (weights,))
+    assert torch.autograd.gradgradcheck(value, (weights,))
+
+
+@pytest.mark.parametrize("penalty", [started(0.5, -0.5), consistency], ids=["lecam", "consistency"])
+def test_penalties_on_logits_take_each_sample_by_itself(penalty):
+    real, fake, shares = values(4, 1, 8, 8, seed=37), values(4, 1, 8, 8, seed=38), [0.0, 0.2, 0.6, 0.9]
+    network = linear(values(8, 8, seed=39) / 8)
+    whole = penalty(network, real, fake, Given(*shares))
+    parts = [penalty(network, real[i : i + 1], fake[i : i + 1], Given(share)) for i, share in enumerate(shares)]
+
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-12, atol=1e-14)

@@ -127,7 +127,7 @@ def test_a_shared_parameter_takes_one_step():
     network[1].weight = network[0].weight
     start = network[0].weight.detach().clone()
     gan = ready(tiny_gan())
-    player = Player("generator", network, torch.optim.SGD(network.parameters(), lr=0.1), None)
+    player = Player("generator", [network], torch.optim.SGD(network.parameters(), lr=0.1), None)
     player.backward(network[0].weight.sum() + network[1].weight.sum(), gan)
     player.step(gan)
 

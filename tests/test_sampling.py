@@ -7,12 +7,13 @@ import torch
 from torch import nn
 
 from gan_lab.models.mlp import Generator
-from gan_lab.sampling import LATENT_BLOCK, generate, interpolate, latents_of
+from gan_lab.conditioning import Conditioning
+from gan_lab.sampling import LATENT_BLOCK, LatentSpace, generate, interpolate, latents_of
 from gan_lab.streams import Streams
 
 
 def latents(num: int, distribution: str = "normal", seed: int = 0) -> torch.Tensor:
-    return torch.cat(list(latents_of(Streams(seed), "noise/sample", num, 4, distribution)))
+    return torch.cat(list(latents_of(Streams(seed), "noise/sample", num, LatentSpace(4, distribution, Conditioning()))))
 
 
 @pytest.mark.parametrize("distribution", ["normal", "uniform"])

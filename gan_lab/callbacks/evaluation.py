@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from gan_lab.callbacks.base import Callback
-from gan_lab.callbacks.samples import Weights, draw
+from gan_lab.callbacks.samples import Weights, draw, draw_latents
 from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.data import Data, as_training_input
 from gan_lab.evaluation import Evaluator, ExtractorName, Metric, better, card_id, in_words
 from gan_lab.features.cache import Cache
 from gan_lab.images import to_uint8
+from gan_lab.metrics.labels import cluster_purity, matched_error
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -32,6 +33,8 @@ IMAGES_PER_SAMPLE = 25
 """With every_kimg=null, so many images are trained on for each sample that is scored: the cost keeps its share."""
 
 NUM_FOR_GAP = 1000
+MOST_READ = 10_000
+"""Real samples whose classes D is asked for."""
 
 
 class Evaluate(Callback):
@@ -39,7 +42,7 @@ class Evaluate(Callback):
 
     every_kimg: null is 25 images for each sample scored, at least 20 kimg. weights: which generator, ema or raw.
     metrics: from frechet, kernel, manifold, sliced_wasserstein, feature_sliced_wasserstein, class_score, modes,
-    memorisation, diversity. extractor: auto (cnn for labelled images, else random), cnn, random, inception or none.
+    memorisation, diversity, and of fakes with labels labels, class_frechet, classification. extractor: auto (cnn for labelled images, else random), cnn, random, inception or none.
     inception_weights: a local file for extractor=inception; null downloads it. cache_dir: for extractors and real
     statistics, shared by all runs. seed: of the reference, not of the run.
     Fakes come from a stream of their own and are rounded to uint8. The best generator by the run's objective is kept.
@@ -99,7 +102,7 @@ class Evaluate(Callback):
 
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         if self.every_images is None:
-            data = trainer.datamodule.data  # type: ignore[attr-defined]
+            data = trainer.datamodule.reference  # type: ignore[attr-defined]
             num = self.evaluator(data, None, None, "cpu").num
             self.every_images = max(FEWEST_IMAGES_BETWEEN, IMAGES_PER_SAMPLE * num)
 
@@ -109,17 +112,23 @@ class Evaluate(Callback):
         if self._evaluator is None:
             before = time.monotonic()
             module: Any = trainer.datamodule  # type: ignore[attr-defined]
-            self._evaluator = self.evaluator(module.data, module.held_out, module.split, gan.device)
+            self._evaluator = self.evaluator(module.reference, module.held_out, module.split, gan.device)
             self._evaluator.prepare()
             gan.setup_seconds += time.monotonic() - before
         evaluator = self._evaluator
         floor = evaluator.floor
-        fake = scored_samples(gan, evaluator, self.weights)
-        scores = evaluator.score(fake)
+        fake, labels = scored_samples(gan, evaluator, self.weights)
+        scores = evaluator.score(fake, labels) | read_classes(gan, evaluator)
         card = {**evaluator.card, "weights": self.weights, "noise_seed": gan.seed}
         metrics = scores | {f"{name}/floor": value for name, value in floor.items()}
         if evaluator.held_out is not None:
-            metrics["discriminator/gap"] = discriminator_gap(gan, evaluator.data, evaluator.held_out, fake)
+            metrics["discriminator/gap"] = discriminator_gap(
+                gan,
+                trainer.datamodule.data,
+                evaluator.held_out,
+                fake,
+                labels,  # type: ignore[attr-defined]
+            )
         name = "points" if evaluator.extractor is None else f"{card['extractor_name']} {card['extractor_hash']}"
         log.info(
             f"{gan.images_seen:,} images: {in_words(scores, floor)} "
@@ -147,26 +156,48 @@ class Evaluate(Callback):
             self.keep(gan, self.best)
 
 
-def scored_samples(gan: GAN, evaluator: Evaluator, weights: Weights) -> Tensor:
-    """The fakes that are scored: images as a file would hold them (uint8), points as they are."""
-    fake = draw(gan, evaluator.num, "noise/evaluation", weights)
-    return to_uint8(fake) if fake.ndim == 4 else fake
+def scored_samples(gan: GAN, evaluator: Evaluator, weights: Weights) -> tuple[Tensor, Tensor | None]:
+    """The fakes that are scored, images as a file would hold them (uint8), points as they are; and their labels."""
+    latents = draw_latents(gan, evaluator.num, "noise/evaluation")
+    fake = draw(gan, latents, weights)
+    return to_uint8(fake) if fake.ndim == 4 else fake, gan.latent_space.labels_of(latents)
 
 
-@torch.no_grad()
-def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor) -> float:
+def read_classes(gan: GAN, evaluator: Evaluator) -> dict[str, float]:
+    """How well D, or the encoder, tells the classes of real samples apart; nothing where it does not try.
+
+    On held-out samples where there are some. classes/accuracy: of classes that it was told; clusters/purity and
+    clusters/error: of categories that it has found by itself (see `gan_lab.metrics.labels`).
+    """
+    data = evaluator.data if evaluator.held_out is None else evaluator.held_out
+    num = gan.conditioning.num_read
+    if num == 0 or data.labels is None or data.classes is None:
+        return {}
+    samples, labels = data.samples[:MOST_READ], data.labels[:MOST_READ]
+    parts = [gan.read_classes(as_training_input(part).to(gan.device)).cpu() for part in samples.split(256)]
+    found = torch.cat(parts)
+    if gan.conditioning.needs_labels:
+        return {"classes/accuracy": (found == labels).double().mean().item()}
+    names = {"clusters/purity": cluster_purity(found, labels, num_clusters=num, num_classes=len(data.classes))}
+    if num == len(data.classes):
+        names["clusters/error"] = matched_error(found, labels, num=num)
+    return names
+
+
+def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor, fake_labels: Tensor | None = None) -> float:
     """(mean logit on train - on held-out reals) / (on train - on fakes): 0 for a D that generalises, 1 for one that
     takes what it has not seen for fake (the overfitting measure r_v of Karras et al. 2020, ADA, equation 1). 0 too for
     a D that does not rank train above fakes."""
-    network = gan.discriminator
-    was_training = network.training
-    network.eval()
     means = []
-    for samples in (train.samples, held_out.samples, fake):
+    for samples, labels in ((train.samples, train.labels), (held_out.samples, held_out.labels), (fake, fake_labels)):
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:NUM_FOR_GAP]
-        batch = as_training_input(samples[chosen]).to(gan.device)
-        means.append(torch.cat([network(part).float() for part in batch.split(256)]).double().mean().item())
-    network.train(was_training)
+        logits = [
+            gan.plain_logits(
+                as_training_input(samples[part]).to(gan.device), None if labels is None else labels[part].to(gan.device)
+            )
+            for part in chosen.split(256)
+        ]
+        means.append(torch.cat(logits).double().mean().item())
     on_train, on_held_out, on_fake = means
     told_apart = on_train - on_fake > 1e-4 * max(abs(on_train), abs(on_fake))  # else the ratio would be rounding
     return (on_train - on_held_out) / (on_train - on_fake) if told_apart else 0.0

@@ -12,7 +12,7 @@ from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat, PositiveInt
 from gan_lab.data import Data
 from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
-from gan_lab.sampling import generate, latents_of
+from gan_lab.sampling import LATENT_BLOCK, generate, latents_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,25 @@ Weights = Literal["ema", "raw"]
 NUM_POINTS = 2500
 """Points in a scatter plot: the number that mode coverage is scored on."""
 
+MOST_COLUMNS = 20
+"""Labels or codes that a picture shows; more, such as the 1,000 of stacked digits, would not be legible."""
 
-def draw(gan: GAN, num: int, stream: str, weights: Weights = "ema") -> Tensor:
-    """Samples 0 to num - 1 of a stream of latents, on the CPU; training is not affected."""
+
+def draw_latents(gan: GAN, num: int, stream: str) -> Tensor:
+    """G's inputs 0 to num - 1 of a stream."""
+    return torch.cat(list(latents_of(gan.streams, stream, num, gan.latent_space)))
+
+
+def draw(gan: GAN, latents: Tensor, weights: Weights = "ema") -> Tensor:
+    """The samples of these latents, on the CPU; training is not affected."""
     generator = gan.generator_ema if weights == "ema" else gan.generator
-    latents = latents_of(gan.streams, stream, num, gan.latent_dim, gan.latent_distribution)
-    return torch.cat([samples.cpu() for samples in generate(generator, latents)])
+    return torch.cat([samples.cpu() for samples in generate(generator, iter(latents.split(LATENT_BLOCK)))])
+
+
+def latents_of_grid(noise: Tensor, codes: Tensor) -> Tensor:
+    """Each noise (rows, latent_dim) with each of the codes (columns, num_codes), row after row."""
+    rows, columns = len(noise), len(codes)
+    return torch.cat([noise.repeat_interleave(columns, dim=0), codes.to(noise.device).repeat(rows, 1)], dim=1)
 
 
 def picture_of(samples: Tensor, data: Data, columns: int) -> Tensor:
@@ -52,7 +65,9 @@ def log_picture(loggers: Sequence[Any], name: str, picture: Tensor, step: int) -
 class SampleGrid(Callback):
     """Every `every_kimg`, at the start and at the end: samples/<images seen>.png and TensorBoard's image tab.
 
-    `num` fixed latents, `columns` in a row (points: 2,500, plotted); `samples/real.png` shows the data likewise.
+    `num` fixed latents, `columns` in a row (points: 2,500, plotted); `samples/real.png` shows the data likewise. Where
+    G gets labels or codes, each column is one of them and each row one noise; continuous codes have pictures of their
+    own, on which one of them goes from -1 to 1.
     """
 
     def __init__(
@@ -81,7 +96,18 @@ class SampleGrid(Callback):
 
     def _write(self, trainer: Trainer, gan: GAN) -> None:
         data = trainer.datamodule.data  # type: ignore[attr-defined]
-        num = NUM_POINTS if data.samples.ndim == 2 else self.num
-        picture = picture_of(draw(gan, num, "noise/samples", self.weights), data, self.columns)
-        save_png(picture, Path(trainer.default_root_dir, "samples", f"{gan.images_seen:09d}.png"))
-        log_picture(trainer.loggers, "samples", picture, gan.images_seen)
+        grids = {} if data.samples.ndim == 2 else gan.conditioning.grids()
+        if not grids:
+            num = NUM_POINTS if data.samples.ndim == 2 else self.num
+            self._show("samples", draw_latents(gan, num, "noise/samples"), self.columns, trainer, gan)
+        for name, codes in grids.items():
+            few = codes[:MOST_COLUMNS]
+            noise = draw_latents(gan, max(1, self.num // len(few)), "noise/samples")[:, : gan.latent_space.dim]
+            self._show(name, latents_of_grid(noise, few), len(few), trainer, gan)
+
+    def _show(self, name: str, latents: Tensor, columns: int, trainer: Trainer, gan: GAN) -> None:
+        data = trainer.datamodule.data  # type: ignore[attr-defined]
+        picture = picture_of(draw(gan, latents, self.weights), data, columns)
+        suffix = "" if name == "samples" else f"-{name}"
+        save_png(picture, Path(trainer.default_root_dir, "samples", f"{gan.images_seen:09d}{suffix}.png"))
+        log_picture(trainer.loggers, name, picture, gan.images_seen)

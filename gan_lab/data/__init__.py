@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gan_lab.errors import ConfigError
+
 
 class Data(NamedTuple):
     """A whole dataset on the CPU. Samples may be a file that is mapped into memory and larger than it: read what is
@@ -38,3 +40,21 @@ class Data(NamedTuple):
 def as_training_input(samples: Tensor) -> Tensor:
     """uint8 images (N, C, H, W) as float32 in [-1, 1]; points as they are."""
     return samples.float().div_(127.5).sub_(1.0) if samples.dtype == torch.uint8 else samples
+
+
+def label_shares(data: Data) -> Tensor | None:
+    """How often each class occurs, float32 (num_classes,), summing to 1; None where there are no labels."""
+    if data.labels is None or data.classes is None:
+        return None
+    return torch.bincount(data.labels, minlength=len(data.classes)).double().div(len(data.labels)).float()
+
+
+def some_of(data: Data, num: int) -> Data:
+    """`num` samples of the data set with their labels, chosen by chance, the same for every run."""
+    if num > len(data.samples):
+        raise ConfigError(
+            f"num_training_images={num}: the data set has {len(data.samples)}; use at most so many, or null"
+        )
+    chosen = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(0))[:num]
+    labels = None if data.labels is None else data.labels[chosen]
+    return data._replace(samples=data.samples[chosen], labels=labels, samples_key=None)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import cast
+from typing import TypeVar, cast
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -11,6 +11,9 @@ from torch import Tensor
 
 from gan_lab.data import Data, as_training_input
 from gan_lab.streams import stream_seed
+
+
+Item = TypeVar("Item")
 
 
 class EpochOrder:
@@ -40,7 +43,8 @@ class EpochOrder:
 
 
 class RealBatches:
-    """Endless iterator over cycles: real samples (num_batches * local batch, ...) of one process, ready to train on.
+    """Endless iterator over cycles: real samples (num_batches * local batch, ...) of one process, ready to train on;
+    (samples, labels) where there are `labels`.
 
     Samples live on `device` where they take at most `device_bytes` bytes. Larger sets stay where they are, in host
     memory or in a mapped file that may be larger than memory, and the next cycle's samples are gathered while this one
@@ -50,6 +54,7 @@ class RealBatches:
     def __init__(
         self,
         samples: Tensor,
+        labels: Tensor | None = None,
         *,
         batch_size: int,
         num_batches: int,
@@ -62,6 +67,7 @@ class RealBatches:
     ):
         self.resident = samples.numel() * samples.element_size() <= device_bytes
         self.samples = samples.to(device) if self.resident else samples
+        self.labels = None if labels is None else labels.to(device)
         self.device = device
         self.order = EpochOrder(len(samples), seed)
         self.batch_size = batch_size
@@ -70,23 +76,25 @@ class RealBatches:
         local = batch_size // world_size
         self.local_rows = slice(rank * local, (rank + 1) * local)
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
         gathered = self._gathered() if self.resident else one_ahead(self._gathered())
-        for samples in gathered:
-            yield as_training_input(samples.to(self.device, non_blocking=True))
+        for samples, indices in gathered:
+            real = as_training_input(samples.to(self.device, non_blocking=True))
+            yield real if self.labels is None else (real, self.labels[indices.to(self.device, non_blocking=True)])
 
-    def _gathered(self) -> Iterator[Tensor]:
-        """The samples of one cycle after another as they are stored; pinned where they have to move to a GPU."""
+    def _gathered(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The samples of one cycle after another as they are stored, and their indices; samples are pinned where they
+        have to move to a GPU."""
         while True:
             stop = self.images + self.num_batches * self.batch_size
             indices = self.order(self.images, stop).view(self.num_batches, self.batch_size)[:, self.local_rows]
             indices = indices.reshape(-1).to(self.samples.device, non_blocking=True)
             samples = self.samples.index_select(0, indices)
-            yield samples.pin_memory() if self.device.type == "cuda" and not self.resident else samples
+            yield samples.pin_memory() if self.device.type == "cuda" and not self.resident else samples, indices
             self.images = stop
 
 
-def one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The items of an endless iterator, each made by a thread while the one before it is used."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as thread:
         upcoming = thread.submit(next, items)
@@ -99,7 +107,9 @@ def one_ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
 class RealData(LightningDataModule):
     """The one DataModule: any `Data`, served in real batches that start where the module's counter stands.
 
-    split: what part of the data set it is, by name; make_held_out: gets samples that are never trained on, when asked.
+    split: what part of the data set it is, by name; make_held_out: gets samples that are never trained on, when asked;
+    labels: those that training sees, (N,), None where it needs none; reference: what fakes are compared with, where it
+    is more than what is trained on.
     """
 
     def __init__(
@@ -112,9 +122,13 @@ class RealData(LightningDataModule):
         device_gib: float,
         split: str | None = None,
         make_held_out: Callable[[], Data | None] = lambda: None,
+        labels: Tensor | None = None,
+        reference: Data | None = None,
     ):
         super().__init__()
         self.data = data
+        self.reference = data if reference is None else reference
+        self.labels = labels
         self.split = split
         self._make_held_out = make_held_out
         self.batch_size = batch_size
@@ -131,6 +145,7 @@ class RealData(LightningDataModule):
         assert self.trainer is not None
         return RealBatches(
             self.data.samples,
+            self.labels,
             batch_size=self.batch_size,
             num_batches=self.num_batches,
             start_images=cast("int", self.trainer.lightning_module.images_seen),

@@ -197,6 +197,9 @@ def celeba(
     return Data(images, None, None, samples_key=key)
 
 
+celeba.labelled = False  # type: ignore[attr-defined]  # the check knows before the data are read
+
+
 def _celeba_names(partition: Path, split: str) -> list[str]:
     """The file names of a split, from lines such as ``000001.jpg 0``."""
     numbers = {"train": ["0"], "valid": ["1"], "test": ["2"], "all": ["0", "1", "2"]}[split]

@@ -65,7 +65,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images (N, C, H, W) -> logits (N,): convolutions 4x4 by 2, then a dense layer. No norm on the first level."""
+    """images (N, C, H, W) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
+
+    Convolutions 4x4 by 2, then a dense layer. No norm on the first level.
+    """
 
     images_only = True
 
@@ -79,6 +82,7 @@ class Discriminator(nn.Module):
         norm: Norm = "none",
         slope: NonNegativeFloat = 0.2,
         init_std: PositiveFloat | None = 0.02,
+        num_outputs: PositiveInt = 1,
     ):
         """depth: number of halvings (None: until the side is at most 7)."""
         super().__init__()
@@ -86,16 +90,16 @@ class Discriminator(nn.Module):
         sizes = halved_sizes(size, depth)
         channels = [num_channels, *_channels(width, len(sizes) - 1, max_width)]
         self.levels = nn.ModuleList()
-        for level, (num_inputs, num_outputs) in enumerate(pairwise(channels)):
+        for level, (num_inputs, num) in enumerate(pairwise(channels)):
             level_norm = "none" if level == 0 else norm
             self.levels.append(
                 nn.Sequential(
-                    nn.Conv2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=level_norm == "none"),
-                    image_norm(level_norm, num_outputs),
+                    nn.Conv2d(num_inputs, num, 4, stride=2, padding=1, bias=level_norm == "none"),
+                    image_norm(level_norm, num),
                     nn.LeakyReLU(slope, inplace=True),
                 )
             )
-        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, 1)
+        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, num_outputs)
         if init_std is not None:
             initialise_normal(self, init_std)
 

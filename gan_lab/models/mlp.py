@@ -73,7 +73,7 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """samples (N, *sample_shape) -> logits (N,).
+    """samples (N, *sample_shape) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
 
     num_fourier, fourier_std: random Fourier features of the samples as further inputs, 0 for none; for points.
     """
@@ -90,6 +90,7 @@ class Discriminator(nn.Module):
         dropout: Fraction = 0.0,
         num_fourier: NonNegativeInt = 0,
         fourier_std: PositiveFloat = 1.0,
+        num_outputs: PositiveInt = 1,
     ):
         super().__init__()
         widths = _widths(width, depth, growth)[::-1]
@@ -99,7 +100,7 @@ class Discriminator(nn.Module):
             features.append(FourierFeatures(num_inputs, num_fourier, fourier_std))
             num_inputs += 2 * num_fourier
         layers = _hidden([num_inputs, *widths], norm, slope, dropout)
-        self.layers = nn.Sequential(*features, *layers, nn.Linear(widths[-1], 1))
+        self.layers = nn.Sequential(*features, *layers, nn.Linear(widths[-1], num_outputs))
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.layers(samples).squeeze(1)

@@ -121,7 +121,10 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images (N, C, H, W) -> logits (N,): 1x1, residual blocks, one product with a learned map a channel, dense."""
+    """images (N, C, H, W) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
+
+    1x1, residual blocks, one product with a learned map a channel, dense.
+    """
 
     images_only = True
 
@@ -136,6 +139,7 @@ class Discriminator(nn.Module):
         expansion: PositiveInt = 2,
         group_width: PositiveInt = 16,
         slope: NonNegativeFloat = 0.2,
+        num_outputs: PositiveInt = 1,
     ):
         """depth: number of halvings (None: until the side is at most 7); num_blocks: residual blocks of each side."""
         super().__init__()
@@ -149,7 +153,7 @@ class Discriminator(nn.Module):
                 self.levels.append(ResidualBlock(num, expansion, group_width, slope, num_blocks * len(sizes)))
         last = channels[-1]
         self.basis = _initialised(nn.Conv2d(last, last, sizes[-1], groups=last, bias=False))
-        self.logit = _initialised(nn.Linear(last, 1, bias=False))
+        self.logit = _initialised(nn.Linear(last, num_outputs, bias=False))
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logit(self.basis(self.levels(self.image(images))).flatten(1)).squeeze(1)

@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, relu, softmax
 from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.models.layers import (
     Norm,
+    UpsampledConv,
     halved_sizes,
     image_norm,
     initialise_xavier,
@@ -27,7 +28,7 @@ from gan_lab.models.layers import (
 )
 
 
-def _convolution(num_inputs: int, num_outputs: int, side: int, gain: float, spectral_norm: bool) -> nn.Module:
+def _convolution(num_inputs: int, num_outputs: int, side: int, gain: float, spectral_norm: bool) -> nn.Conv2d:
     layer = nn.Conv2d(num_inputs, num_outputs, side, padding=side // 2)
     initialise_xavier(layer, gain)
     return spectrally_normalised(layer, spectral_norm)
@@ -82,12 +83,14 @@ class GeneratorBlock(nn.Module):
         self.size = size
         self.norm1 = image_norm(norm, num_inputs)
         self.norm2 = image_norm(norm, num_outputs)
-        self.conv1 = _convolution(num_inputs, num_outputs, 3, 2**0.5, spectral_norm)
+        conv1 = UpsampledConv(num_inputs, num_outputs, size)
+        initialise_xavier(conv1, 2**0.5)
+        self.conv1 = spectrally_normalised(conv1, spectral_norm)
         self.conv2 = _convolution(num_outputs, num_outputs, 3, 2**0.5, spectral_norm)
         self.shortcut = _convolution(num_inputs, num_outputs, 1, 1.0, spectral_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv1(upsample_nearest(relu(self.norm1(x)), self.size))
+        residual = self.conv1(relu(self.norm1(x)))
         residual = self.conv2(relu(self.norm2(residual)))
         # 1x1 before the doubling: the same values as after it, for a quarter of the work.
         return residual + upsample_nearest(self.shortcut(x), self.size)
@@ -161,7 +164,15 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images (N, C, H, W) -> logits (N,): residual blocks, ReLU, sum over all pixels, a dense layer. No other norm."""
+    """images (N, C, H, W) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
+
+    Residual blocks, ReLU, sum over all pixels, a dense layer. No norm but the spectral one.
+
+    The dense layer makes the projection discriminator (Miyato & Koyama 2018, section 3) of num_outputs = 1 + classes:
+    the logit of a sample of class y is outputs[:, 0] + outputs[:, 1 + y], that is psi(phi) + v_y . phi for its features
+    phi, where row 0 of the layer is psi and row 1 + y is v_y. Here v_y has a bias too, and spectral normalisation is of
+    the whole layer; in the authors' code, it is of psi and of the embedding v apart.
+    """
 
     images_only = True
 
@@ -175,6 +186,7 @@ class Discriminator(nn.Module):
         num_flat: NonNegativeInt = 1,
         spectral_norm: bool = True,
         attention: PositiveInt | None = None,
+        num_outputs: PositiveInt = 1,
     ):
         """depth: number of halvings (None: until the side is at most 7); attention: side of the self-attention."""
         super().__init__()
@@ -192,7 +204,7 @@ class Discriminator(nn.Module):
         for _ in range(num_flat):
             self.levels.append(DiscriminatorBlock(num_inputs, channels[-1], False, False, spectral_norm))
             num_inputs = channels[-1]
-        logit = nn.Linear(num_inputs, 1)
+        logit = nn.Linear(num_inputs, num_outputs)
         initialise_xavier(logit)
         self.logit = spectrally_normalised(logit, spectral_norm)
 

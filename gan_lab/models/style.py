@@ -215,7 +215,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """images (N, C, H, W) -> logits (N,).
+    """images (N, C, H, W) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
 
     minibatch_std: samples in the groups of the layer of that name (see MinibatchStd), 0 for no such layer. With it, the
     logit of a sample depends on its group, in gradient penalties too, as in the authors' R1.
@@ -231,6 +231,7 @@ class Discriminator(nn.Module):
         depth: PositiveInt | None = None,
         max_width: PositiveInt = 128,
         minibatch_std: NonNegativeInt = 0,
+        num_outputs: PositiveInt = 1,
     ):
         """depth: number of halvings (None: until the side is at most 7)."""
         super().__init__()
@@ -243,7 +244,7 @@ class Discriminator(nn.Module):
         self.group = MinibatchStd(minibatch_std) if minibatch_std > 0 else nn.Identity()
         self.conv = Convolution(last + (minibatch_std > 0), last, 3, padding=1)
         self.dense = Dense(last * sizes[-1] ** 2, last)
-        self.logit = Dense(last, 1)
+        self.logit = Dense(last, num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.levels(activate(self.image(images)))

@@ -12,13 +12,30 @@ from torch import Tensor, nn
 from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
     Norm,
+    UpsampledConv,
     halved_sizes,
     image_norm,
     initialise_normal,
     most_halvings,
     square_image,
-    upsample_nearest,
 )
+
+
+def doubled(num_inputs: int, num_outputs: int, size: int, norm: Norm, slope: float) -> nn.Sequential:
+    """(N, C, H, W) -> (N, C', S, S): twice the side by nearest pixels, 3x3 convolution, norm, LeakyReLU."""
+    return nn.Sequential(
+        UpsampledConv(num_inputs, num_outputs, size), image_norm(norm, num_outputs), nn.LeakyReLU(slope, inplace=True)
+    )
+
+
+def halved(num_inputs: int, num_outputs: int, norm: Norm, slope: float, dropout: float) -> nn.Sequential:
+    """(N, C, H, W) -> (N, C', H', W'), half the side: 3x3 convolution by 2, LeakyReLU, Dropout2d, norm."""
+    return nn.Sequential(
+        nn.Conv2d(num_inputs, num_outputs, 3, stride=2, padding=1),  # rounds an odd side's half up
+        nn.LeakyReLU(slope, inplace=True),
+        nn.Dropout2d(dropout),
+        image_norm(norm, num_outputs),
+    )
 
 
 class Generator(nn.Module):
@@ -45,32 +62,26 @@ class Generator(nn.Module):
         """depth: number of doublings (None: 2); init_std: of the convolutions' weights, not of the dense layer's."""
         super().__init__()
         num_channels, size = square_image(sample_shape, "upconv")
-        self.sizes = halved_sizes(size, 2 if depth is None else depth)[::-1]
-        channels = [2 * width] * (len(self.sizes) - 1) + [width]
-        self.dense = nn.Linear(latent_dim, channels[0] * self.sizes[0] ** 2)
+        sizes = halved_sizes(size, 2 if depth is None else depth)[::-1]
+        channels = [2 * width] * (len(sizes) - 1) + [width]
+        self.first_size = sizes[0]
+        self.dense = nn.Linear(latent_dim, channels[0] * sizes[0] ** 2)
         self.start = image_norm(norm, channels[0])
-        self.levels = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(num_inputs, num_outputs, 3, padding=1),
-                image_norm(norm, num_outputs),
-                nn.LeakyReLU(slope, inplace=True),
-            )
-            for num_inputs, num_outputs in pairwise(channels)
-        )
+        self.levels = nn.Sequential()
+        for side, pair in zip(sizes[1:], pairwise(channels), strict=True):
+            self.levels.append(doubled(*pair, side, norm, slope))
         self.image = nn.Sequential(nn.Conv2d(width, num_channels, 3, padding=1), nn.Tanh())
         if init_std is not None:
             for part in (self.start, self.levels, self.image):
                 initialise_normal(part, init_std)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.start(self.dense(latent).unflatten(1, (-1, self.sizes[0], self.sizes[0])))
-        for size, level in zip(self.sizes[1:], self.levels, strict=True):
-            x = level(upsample_nearest(x, size))
-        return self.image(x)
+        x = self.start(self.dense(latent).unflatten(1, (-1, self.first_size, self.first_size)))
+        return self.image(self.levels(x))
 
 
 class Discriminator(nn.Module):
-    """images (N, C, H, W) -> logits (N,).
+    """images (N, C, H, W) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
 
     3x3 convolutions by 2 to width/4, width/2, width and 2 width channels, each with LeakyReLU, then Dropout2d (whole
     channels) and, but for the first, a norm; then a dense layer.
@@ -88,6 +99,7 @@ class Discriminator(nn.Module):
         slope: NonNegativeFloat = 0.2,
         dropout: Fraction = 0.25,
         init_std: PositiveFloat | None = 0.02,
+        num_outputs: PositiveInt = 1,
     ):
         """depth: number of halvings (None: 4, or as many as leave two pixels); init_std: as in the generator."""
         super().__init__()
@@ -95,14 +107,9 @@ class Discriminator(nn.Module):
         sizes = halved_sizes(size, min(4, most_halvings(size)) if depth is None else depth)
         channels = [num_channels, *(max(width // 4, 1) * 2**level for level in range(len(sizes) - 1))]
         self.levels = nn.Sequential()
-        for level, (num_inputs, num_outputs) in enumerate(pairwise(channels)):
-            self.levels += nn.Sequential(
-                nn.Conv2d(num_inputs, num_outputs, 3, stride=2, padding=1),  # rounds an odd side's half up
-                nn.LeakyReLU(slope, inplace=True),
-                nn.Dropout2d(dropout),
-                image_norm("none" if level == 0 else norm, num_outputs),
-            )
-        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, 1)
+        for level, pair in enumerate(pairwise(channels)):
+            self.levels += halved(*pair, "none" if level == 0 else norm, slope, dropout)
+        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, num_outputs)
         if init_std is not None:
             initialise_normal(self.levels, init_std)
 

@@ -11,55 +11,82 @@ if TYPE_CHECKING:
     from gan_lab.module import GAN
 
 
-def alternating(gan: GAN, real: Tensor) -> None:
+def alternating(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
     """One cycle: num_discriminator_steps updates of D, then one of G (Goodfellow et al. 2014, algorithm 1).
 
-    real: this process's samples of the whole cycle, (num_discriminator_steps * local batch, ...), one batch a D step.
+    real: this process's samples of the whole cycle, (num_discriminator_steps * local batch, ...), one batch a D step;
+    labels: theirs, (num_discriminator_steps * local batch,), where training uses labels. While D warms up, G waits.
     """
-    for batch in real.chunk(gan.num_discriminator_steps):
-        update_discriminator(gan, batch)
-    update_generator(gan, batch)
+    num = gan.num_discriminator_steps
+    batches_of_labels = [None] * num if labels is None else labels.chunk(num)
+    for batch, batch_labels in zip(real.chunk(num), batches_of_labels, strict=True):
+        update_discriminator(gan, batch, batch_labels)
+    if gan.images_seen > gan.warmup_images:
+        update_generator(gan, batch, batch_labels)
 
 
-def update_discriminator(gan: GAN, real: Tensor) -> None:
+def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
     """One step of D: mean loss plus mean penalties on real samples and on fakes that carry no graph to G."""
-    latents = gan.draw_latents("noise/discriminator", gan.d_steps)
+    latents = gan.draw_latents("noise/discriminator", gan.d_steps, labels)
+    augmented = gan.augmentation("discriminator", gan.d_steps)
     for part in gan.parts():
+        codes = gan.codes_of(latents[part])
         with torch.no_grad():
-            fake = gan.generate(latents[part])
-        real_part = real[part]
-        passes = gan.passes()
-        penalty = gan.penalty(passes, real_part, fake, part)  # first: the loss then shares its passes through D
-        real_logits, fake_logits = passes.logits(real_part, fake)
+            fake_part = gan.pack(gan.generate(latents[part]))
+        real_part = gan.pack(real[part])
+        passes = gan.passes(codes, augmented)
+        # The penalty first: the loss then shares its passes through D.
+        penalty = gan.penalty(passes, real_part, fake_part, part, codes, augmented)
+        real_outputs, fake_outputs = passes.outputs(real_part, fake_part)
+        real_logits, fake_logits = passes.logits(real_part, fake_part)
         loss = gan.adversarial_loss.discriminator(real_logits, fake_logits).mean()
-        gan.discriminator_player.backward(loss if penalty is None else loss + penalty, gan)
+        term = gan.discriminator_term(real_outputs, None if labels is None else labels[part], fake_outputs, codes)
+        gan.discriminator_player.backward(total(loss, penalty, term), gan)
         gan.record("loss/discriminator", loss)
         gan.record("logits/real", real_logits.mean())
         gan.record("logits/fake", fake_logits.mean())
         gan.record("discriminator/accuracy", (real_logits > fake_logits).float().mean())
         if penalty is not None:
             gan.record("loss/penalty", penalty)
+        if term is not None:
+            gan.record("loss/discriminator_term", term)
+        gan.note(real_logits, fake_logits)
     gan.discriminator_player.step(gan)
     if gan.weight_clip is not None:
         gan.discriminator_player.clip_weights(gan.weight_clip)
+    gan.observe()
     gan.d_steps += 1
     gan.images_seen += gan.batch_size
 
 
-def update_generator(gan: GAN, real: Tensor) -> None:
+def update_generator(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
     """One step of G; D only passes the gradient on: backward() is asked for G's gradients alone.
 
     real: a batch for the losses that compare fakes with it; the latents are new, so pairs are independent.
     """
-    latents = gan.draw_latents("noise/generator", gan.g_steps)
+    latents = gan.draw_latents("noise/generator", gan.g_steps, labels)
+    augmented = gan.augmentation("generator", gan.g_steps)
     for part in gan.parts():
+        codes = gan.codes_of(latents[part])
         seen: tuple[Tensor, ...] = ()
         if gan.adversarial_loss.generator_sees_real:
             with torch.no_grad():
-                seen = (gan.judge(real[part]),)
-        fake_logits = gan.judge(gan.generate(latents[part]))
-        loss = gan.adversarial_loss.generator(*seen, fake_logits).mean()
-        gan.generator_player.backward(loss, gan)
+                seen = (gan.read(gan.judge(gan.pack(real[part]), codes, augmented), codes),)
+        fake = gan.generate(latents[part])
+        outputs = gan.judge(gan.pack(fake), codes, augmented)
+        loss = gan.adversarial_loss.generator(*seen, gan.read(outputs, codes)).mean()
+        term = gan.generator_term(outputs, latents[part], fake)
+        gan.generator_player.backward(total(loss, term), gan)
         gan.record("loss/generator", loss)
+        if term is not None:
+            gan.record("loss/generator_term", term)
     gan.generator_player.step(gan)
     gan.g_steps += 1
+
+
+def total(loss: Tensor, *more: Tensor | None) -> Tensor:
+    """The loss and those of the others that there are."""
+    for one in more:
+        if one is not None:
+            loss = loss + one
+    return loss

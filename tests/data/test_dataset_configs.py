@@ -14,6 +14,7 @@ def test_the_datasets_are_these():
     assert [path.stem for path in CONFIGS] == [
         "celeba",
         "cifar10",
+        "coupled_digits",
         "digits",
         "fashion_mnist",
         "gaussian_grid",

@@ -9,7 +9,7 @@ from torch import Tensor
 from gan_lab.data.digits import digits
 from gan_lab.data.torchvision_sets import DEBIAN_FASHION_MNIST, fashion_mnist
 from gan_lab.features import Extractor, Rows
-from gan_lab.features.classifier import train_classifier
+from gan_lab.features.classifier import classification_accuracy, train_classifier
 from gan_lab.metrics.frechet import frechet_distance, moments
 from gan_lab.metrics.kernel import kernel_distance
 
@@ -170,3 +170,44 @@ def test_the_log_names_the_accuracy(caplog):
     with caplog.at_level(logging.INFO):
         train_classifier(images, labels, 2, (images, 1 - labels))
     assert "held-out accuracy 0.00%" in caplog.text
+
+
+# ---------------------------------------------------------------------- trained on fakes
+
+
+def test_of_reals_in_the_place_of_fakes_it_is_the_accuracy_of_the_extractor():
+    train, test = digits(), digits(split="test")
+    images, labels = train.samples[:150], train.labels[:150]
+    extractor = train_classifier(images, labels, 10, (test.samples, test.labels), seed=1)
+    accuracy = classification_accuracy(images, labels, 10, (test.samples, test.labels), seed=1)
+    assert extractor.facts["accuracy"] == round(accuracy, 4)
+    assert accuracy * 355 == pytest.approx(round(accuracy * 355), abs=1e-9)  # a number of images
+    assert accuracy > 0.5
+
+
+def test_it_is_one_for_right_labels_and_nothing_for_swapped_ones():
+    images, labels = made(50, 1, 8)
+    assert classification_accuracy(images, labels, 2, (images, labels)) == 1
+    assert classification_accuracy(images, 1 - labels, 2, (images, labels)) == 0
+
+
+def test_it_sees_that_fakes_lack_the_variety_of_the_data():
+    train, test = digits(), digits(split="test")
+    held_out = (test.samples, test.labels)
+    few = torch.cat([(train.labels == label).nonzero()[:1, 0] for label in range(10)]).repeat(15)
+    assert train.labels[:150].bincount(minlength=10).min() >= 10
+    rich = classification_accuracy(train.samples[:150], train.labels[:150], 10, held_out)
+    poor = classification_accuracy(train.samples[few], train.labels[few], 10, held_out)
+    assert poor < rich - 0.1
+
+
+def test_judging_fakes_leaves_torchs_generator_as_it_was():
+    images, labels = made(40, 1, 8)
+    rows = Rows(images, torch.arange(0, 40, 3))
+    noise = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(2)).byte()
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one = classification_accuracy(noise, labels, 2, (rows, labels[::3]))
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(1)
+    assert classification_accuracy(noise, labels, 2, (rows, labels[::3])) == one

@@ -19,14 +19,69 @@ def test_the_interface():
     torch.manual_seed(0)
     discriminator = Discriminator(sample_shape=(3, 16, 16), width=4, embedding_dim=6)
     images = torch.rand(5, 3, 16, 16) * 2 - 1
-    reconstruction, embedding = discriminator(images), discriminator.encode(images)
+    outputs, reconstruction = discriminator(images), discriminator.reconstruct(images)
 
-    assert discriminator.returns_reconstruction is True
+    assert discriminator.gives_energy is True
+    assert outputs.shape == (5, 1 + 6)
+    assert torch.equal(outputs[:, 1:], discriminator.encode(images))
     assert reconstruction.shape == images.shape
-    assert embedding.shape == (5, 6)
-    assert torch.equal(discriminator.decode(embedding), reconstruction)
+    assert torch.equal(discriminator.decode(outputs[:, 1:]), reconstruction)
     for family in (dcgan, mlp, r3gan, resnet, style, upconv):
-        assert not hasattr(family.Discriminator, "returns_reconstruction")
+        assert not hasattr(family.Discriminator, "gives_energy")
+
+
+@pytest.mark.parametrize(("error", "power"), [("absolute", 1), ("squared", 2)])
+def test_the_logit_is_minus_the_mean_error_of_a_sample(error, power):
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(3, 8, 8), width=4, error=error).double()
+    images = torch.randn(4, 3, 8, 8, dtype=torch.float64)
+    logits = discriminator(images)[:, 0]
+
+    for image, reconstruction, logit in zip(images, discriminator.reconstruct(images), logits, strict=True):
+        pairs = zip(image.flatten().tolist(), reconstruction.flatten().tolist(), strict=True)
+        errors = [abs(a - b) ** power for a, b in pairs]
+        assert logit.item() == pytest.approx(-sum(errors) / (3 * 8 * 8), rel=1e-12)
+
+
+def test_a_sample_that_is_reconstructed_better_has_the_higher_logit():
+    discriminator = Discriminator(sample_shape=(1, 8, 8), width=4)
+    for parameter in discriminator.decode.image.parameters():
+        nn.init.zeros_(parameter)  # whatever it sees, it draws 0
+    images = torch.tensor([0.0, 0.5, -1.0]).view(3, 1, 1, 1).expand(3, 1, 8, 8)
+
+    assert discriminator(images)[:, 0].tolist() == [0.0, -0.5, -1.0]
+
+
+def test_the_gradient_reaches_an_image_as_input_and_as_target():
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(1, 8, 8), width=4, error="squared").double()
+    for parameter in discriminator.parameters():
+        parameter.data *= 2  # at the start, the reconstruction hardly depends on the image
+    images = torch.randn(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(discriminator(images)[:, 0].sum(), images)
+    reconstruction = discriminator.reconstruct(images)
+    error = (reconstruction - images).detach()
+    (as_input,) = torch.autograd.grad(reconstruction, images, -2 * error / 64)
+
+    torch.testing.assert_close(gradient, as_input + 2 * error / 64, rtol=1e-10, atol=1e-12)
+    assert as_input.abs().max() > 1e-4
+
+
+def test_an_energy_under_autocast_is_not_rounded_to_the_precision_of_the_layers():
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(1, 8, 8), width=4)
+    images = torch.randn(4, 1, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = discriminator.encode(images)
+        reconstruction = discriminator.decode(embedding)
+        for given in (images, images.bfloat16()):
+            outputs = discriminator(given)
+            errors = (reconstruction.double() - given.double()).abs().flatten(1).mean(1)
+
+            assert outputs.dtype == torch.float32
+            torch.testing.assert_close(outputs[:, 0].double(), -errors, rtol=1e-6, atol=0)
+    assert embedding.dtype == torch.bfloat16
+    assert torch.equal(outputs[:, 1:], embedding.float())
 
 
 def test_began_at_64_pixels():
@@ -66,7 +121,7 @@ def test_the_autoencoder_is_the_plain_formula():
     expected = conv2d(x, w[8], b[8], padding=1)
 
     assert len(w) == 9
-    torch.testing.assert_close(discriminator(images), expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(discriminator.reconstruct(images), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_reconstruction_is_not_bounded_and_an_image_is():
@@ -77,13 +132,13 @@ def test_a_reconstruction_is_not_bounded_and_an_image_is():
         network.image.weight.data *= 100
     latents = 10 * torch.randn(4, 5)
 
-    assert discriminator(10 * torch.randn(4, 1, 8, 8)).abs().max() > 2
+    assert discriminator.reconstruct(10 * torch.randn(4, 1, 8, 8)).abs().max() > 2
     torch.testing.assert_close(generator(latents), generator.decoder(latents).tanh())
     assert generator.decoder(latents).abs().max() > 2
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_a_few_steps_make_reconstructions_better(size):
+def test_a_few_steps_make_energies_smaller(size):
     torch.manual_seed(0)
     discriminator = Discriminator(sample_shape=(1, size, size), width=4, embedding_dim=8)
     rows = torch.linspace(-1, 1, size)
@@ -91,7 +146,7 @@ def test_a_few_steps_make_reconstructions_better(size):
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=0.01)
     energies = []
     for _ in range(60):
-        energy = (discriminator(images) - images).abs().mean()
+        energy = -discriminator(images)[:, 0].mean()
         energy.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -1,6 +1,7 @@
 """What every family of image networks keeps to: shapes, ranges, gradients, precision, copies, seeds and refusals."""
 
 import copy
+import importlib
 import inspect
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ from gan_lab.models.layers import mixes_samples
 
 FAMILIES: dict[str, tuple[ModuleType, dict[str, Any], dict[str, Any]]] = {
     "autoencoder": (autoencoder, {"width": 4}, {"width": 4, "embedding_dim": 6}),
+    "autoencoder_squared": (autoencoder, {"width": 4}, {"width": 4, "embedding_dim": 6, "error": "squared"}),
     "dcgan": (dcgan, {"width": 4, "max_width": 8, "init_std": 0.2}, {"width": 4, "max_width": 8, "init_std": 0.2}),
     "r3gan": (r3gan, {"width": 4, "max_width": 8, "group_width": 4}, {"width": 4, "max_width": 8, "group_width": 4}),
     "resnet": (resnet, {"width": 4, "max_width": 8}, {"width": 4, "max_width": 8}),
@@ -40,16 +42,16 @@ def generator_of(family: str, size: int = 8, channels: int = 1, seed: int = 0) -
     return module.Generator(sample_shape=(channels, size, size), latent_dim=LATENT_DIM, **settings)
 
 
-def discriminator_of(family: str, size: int = 8, channels: int = 1, seed: int = 0) -> nn.Module:
+def discriminator_of(family: str, size: int = 8, channels: int = 1, seed: int = 0, **more: Any) -> nn.Module:
     module, _, settings = FAMILIES[family]
     torch.manual_seed(seed)
-    return module.Discriminator(sample_shape=(channels, size, size), **settings)
+    return module.Discriminator(sample_shape=(channels, size, size), **settings, **more)
 
 
 def judged(discriminator: nn.Module, images: Tensor) -> Tensor:
-    """(N,): the logits, or what an autoencoder leaves of the images."""
-    result = discriminator(images)
-    return (result - images).square().flatten(1).sum(1) if hasattr(discriminator, "returns_reconstruction") else result
+    """(N,): the logits, of an autoencoder times the number of values: minus the sum of the errors, not their mean."""
+    outputs = discriminator(images)
+    return outputs[:, 0] * images[0].numel() if hasattr(discriminator, "gives_energy") else outputs
 
 
 def away_from_zero(network: nn.Module) -> nn.Module:
@@ -72,7 +74,7 @@ def test_shapes_and_range(family: str, size: int, channels: int) -> None:
 
     assert images.shape == (2, channels, size, size)
     assert 0.99 < images.abs().max() <= 1
-    shape = images.shape if family == "autoencoder" else (2,)
+    shape = (2, 1 + 6) if family.startswith("autoencoder") else (2,)
     assert discriminator(images).shape == shape
 
 
@@ -86,6 +88,25 @@ def test_every_pixel_is_drawn_and_judged(family: str, size: int) -> None:
     inputs = torch.randn(8, 1, size, size, requires_grad=True)
     (gradient,) = torch.autograd.grad(judged(discriminator_of(family, size), inputs).sum(), inputs)
     assert (gradient.abs().sum(dim=(0, 1)) > 0).all()
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not name.startswith("autoencoder")])
+def test_each_output_is_one_row_of_the_last_layer(family: str) -> None:
+    """A discriminator of four outputs is four of one logit that differ in the last layer alone."""
+    plain = {"spectral_norm": False} if family.startswith("resnet") else {}  # it would be of the four rows together
+    one, four = (away_from_zero(discriminator_of(family, num_outputs=num, **plain)).eval() for num in (1, 4))
+    images = torch.randn(3, 1, 8, 8)
+    outputs = four(images)
+    state = four.state_dict()
+    last = [name for name, value in one.state_dict().items() if value.shape != state[name].shape]
+
+    assert list(state) == list(discriminator_of(family, **plain).state_dict())
+    assert {name.rsplit(".", 1)[0] for name in last} == {"logit"}
+    assert outputs.shape == (3, 4)
+    assert four(images[:1]).shape == (1, 4)
+    for row in range(4):
+        one.load_state_dict({name: value[row : row + 1] if name in last else value for name, value in state.items()})
+        torch.testing.assert_close(one(images), outputs[:, row], rtol=1e-4, atol=1e-5)
 
 
 @EVERY_FAMILY
@@ -116,10 +137,15 @@ def test_each_sample_is_drawn_and_judged_by_itself(family: str) -> None:
 
 
 @EVERY_FAMILY
-def test_a_penalty_on_the_gradient_has_the_right_gradient(family: str) -> None:
-    """Double backward, against the difference of the penalty at two near sets of parameters."""
+def test_gradients_and_those_of_a_penalty_on_them_are_right(family: str) -> None:
+    """Backward and double backward, against differences between two near images, and two near sets of parameters."""
     discriminator = away_from_zero(discriminator_of(family)).double().eval()
     images = torch.randn(3, 1, 8, 8, dtype=torch.float64).requires_grad_()
+    (gradient,) = torch.autograd.grad(judged(discriminator, images).sum(), images)
+    direction = torch.randn_like(images)
+    with torch.no_grad():
+        ends = [judged(discriminator, images + step * direction).sum().item() for step in (1e-6, -1e-6)]
+    assert (ends[0] - ends[1]) / 2e-6 == pytest.approx((gradient * direction).sum().item(), rel=1e-4)
 
     def penalty() -> Tensor:
         (gradient,) = torch.autograd.grad(judged(discriminator, images).sum(), images, create_graph=True)
@@ -169,6 +195,7 @@ def test_bfloat16_and_channels_last_change_little(family: str) -> None:
     low_judged.float().sum().backward()
 
     torch.testing.assert_close(low_images.float(), images, rtol=0.05, atol=0.05)
+    assert not hasattr(discriminator, "gives_energy") or low_logits.dtype == torch.float32
     torch.testing.assert_close(low_logits.float(), logits, rtol=0.1, atol=0.1 * logits.abs().max().item())
     for network in (generator, discriminator):
         assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
@@ -229,7 +256,7 @@ def test_what_cannot_be_drawn_is_refused_with_a_remedy(family: str, network: str
         build(sample_shape=(1, 9, 9), width=4, depth=4)
 
 
-@pytest.mark.parametrize("family", ["r3gan", "resnet", "style", "upconv"])
+@pytest.mark.parametrize("family", ["autoencoder", "coupled", "r3gan", "resnet", "style", "upconv"])
 def test_the_conf_file_states_every_default(family: str) -> None:
     cfg = OmegaConf.create({"loss": {"discriminator_norm": "none"}})
     cfg.model = OmegaConf.load(conf_dir() / "model" / f"{family}.yaml")
@@ -237,7 +264,8 @@ def test_the_conf_file_states_every_default(family: str) -> None:
         node = OmegaConf.to_container(cfg.model[player], resolve=True)
         assert isinstance(node, dict)
         assert node.pop("_target_") == f"gan_lab.models.{family}.{player.capitalize()}"
-        network = getattr(FAMILIES[family][0], player.capitalize())
+        network = getattr(importlib.import_module(f"gan_lab.models.{family}"), player.capitalize())
         parameters = dict(inspect.signature(network).parameters)
         del parameters["sample_shape"]
+        parameters.pop("num_outputs", None)  # these two are given by the program
         assert node == {name: parameter.default for name, parameter in parameters.items()}

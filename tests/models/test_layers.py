@@ -1,20 +1,25 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+from torch.utils.flop_counter import FlopCounterMode
 
 from gan_lab.models.layers import (
     FourierFeatures,
     Lowpass,
     MinibatchStd,
+    UpsampledConv,
     halved_sizes,
     has_batch_norm,
     image_norm,
     initialise_normal,
     mixes_samples,
     most_halvings,
+    spectrally_normalised,
     square_image,
     upsample_bilinear,
     upsample_nearest,
+    upsampled_conv,
     vector_norm,
 )
 
@@ -68,6 +73,55 @@ def test_nearest_upsampling_doubles_every_pixel_and_drops_the_last_of_an_odd_sid
 
     assert torch.equal(upsample_nearest(images, 4)[0, 0], four)
     assert torch.equal(upsample_nearest(images, 3)[0, 0], four[:3, :3])
+
+
+@pytest.mark.parametrize("size", [2, 3, 8, 13])
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_upsampling_and_convolution_in_one_are_the_two_apart(size, spectral_norm):
+    """Values, first derivatives, and second ones through a penalty on the first; odd sides are cropped."""
+    torch.manual_seed(0)
+    layer = spectrally_normalised(UpsampledConv(3, 5, size), spectral_norm).double().eval()
+    half = (size + 1) // 2
+    images = torch.randn(2, 3, half, half, dtype=torch.float64, requires_grad=True)
+    weighed = torch.randn(2, 5, size, size, dtype=torch.float64)
+    inputs = [images, *layer.parameters()]
+
+    def with_derivatives(result: Tensor) -> list[Tensor]:
+        first = torch.autograd.grad((weighed * result.sin()).sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(one.square().sum() for one in first), inputs)
+        return [result, *first, *second]
+
+    doubled = images.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :size, :size]
+    expected = with_derivatives(conv2d(doubled, layer.weight, layer.bias, padding=1))
+    assert all(one.abs().max() > 1e-3 for one in expected)
+    torch.testing.assert_close(with_derivatives(layer(images)), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(upsampled_conv(layer, images, size), expected[0], rtol=1e-12, atol=1e-12)
+
+
+def test_upsampling_and_convolution_in_one_take_four_products_instead_of_nine():
+    layer, images = UpsampledConv(3, 5, 8), torch.randn(2, 3, 4, 4)
+    counts = []
+    for run in (lambda: layer(images), lambda: conv2d(upsample_nearest(images, 8), layer.weight, padding=1)):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        counts.append(counter.get_total_flops())
+
+    assert counts == [2 * 2 * 3 * 5 * 8 * 8 * 4, 2 * 2 * 3 * 5 * 8 * 8 * 9]  # a multiplication and an addition are 2
+
+
+def test_a_convolution_behind_upsampling_starts_and_is_saved_as_a_plain_one():
+    torch.manual_seed(0)
+    layer = UpsampledConv(3, 5, 8)
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 5, 3, padding=1)
+
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    assert all(torch.equal(layer.state_dict()[name], value) for name, value in plain.state_dict().items())
+
+
+def test_only_the_convolution_whose_sums_are_known_is_taken():
+    with pytest.raises(AssertionError):
+        upsampled_conv(nn.Conv2d(3, 5, 3), torch.randn(2, 3, 4, 4), 8)
 
 
 def test_bilinear_upsampling_weighs_neighbours_by_one_and_three():

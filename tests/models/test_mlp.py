@@ -165,3 +165,16 @@ def test_without_a_skip_nothing_is_added_and_no_random_number_drawn_for_it():
     assert [tuple(parameter.shape) for parameter in generator.parameters()] == [(4, 3), (4,), (2, 4), (2,)]
     assert torch.equal(generator(torch.ones(1, 3)), layers(torch.ones(1, 3)))
     assert torch.equal(following, torch.rand(1))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_more_outputs_are_rows_of_the_last_layer(depth):
+    torch.manual_seed(0)
+    network = Discriminator(sample_shape=(2,), width=8, depth=depth, num_outputs=4)
+    points = torch.randn(5, 2)
+    features = network.layers[:-1](points)
+
+    assert linear_sizes(network) == [2, *[8] * depth, 4]
+    torch.testing.assert_close(network(points), features @ network.layers[-1].weight.T + network.layers[-1].bias)
+    assert network(points[:1]).shape == (1, 4)
+    assert Discriminator(sample_shape=(2,), width=8, depth=depth)(points[:1]).shape == (1,)

@@ -131,6 +131,34 @@ def test_the_logit_is_a_dense_layer_on_the_sum_over_all_pixels():
     torch.testing.assert_close(discriminator(images), expected)
 
 
+def test_the_outputs_make_the_projection_discriminator():
+    """Miyato & Koyama 2018, section 3: psi(phi(x)) + y^T V phi(x) for the label y, one of K as a unit vector."""
+    torch.manual_seed(0)
+    num_classes = 3
+    discriminator = Discriminator(sample_shape=(1, 8, 8), width=4, num_outputs=1 + num_classes).double().eval()
+    nn.init.normal_(discriminator.logit.bias)
+    images, labels = torch.randn(5, 1, 8, 8, dtype=torch.float64), torch.tensor([2, 0, 1, 1, 2])
+    features = relu(discriminator.levels(images)).sum((2, 3))
+    weight, bias = discriminator.logit.weight, discriminator.logit.bias
+    unit = torch.eye(num_classes, dtype=torch.float64)[labels]
+    expected = features @ weight[0] + bias[0] + (unit @ weight[1:] * features).sum(1) + bias[1:][labels]
+    outputs = discriminator(images)
+
+    assert outputs.shape == (5, 4)
+    torch.testing.assert_close(outputs[:, 0] + outputs[torch.arange(5), 1 + labels], expected)
+
+
+def test_spectral_norm_is_of_all_outputs_together():
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(1, 8, 8), width=4, num_outputs=5)
+    with torch.no_grad():
+        for _ in range(100):
+            discriminator(torch.randn(1, 1, 8, 8))
+
+    assert discriminator.logit.weight.shape == (5, 8)
+    assert largest_singular_value(discriminator.eval().logit) == pytest.approx(1.0, abs=0.01)
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_largest_singular_values_are_one_after_enough_passes(dtype):
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from gan_lab.models.style import (
     DiscriminatorBlock,
     Generator,
     StyledConvolution,
+    ToImage,
     activate,
     modulated_conv,
 )
@@ -135,6 +136,17 @@ def test_the_image_is_the_sum_of_every_sides_part():
     assert [tuple(part.shape) for part in parts] == [(2, 3, 7, 7), (2, 3, 13, 13)]
     torch.testing.assert_close(images, (upsample_bilinear(parts[0], 13) + parts[1]).tanh())
     assert parts[0].std() > 0.1
+
+
+def test_a_part_of_the_image_is_a_weighted_sum_of_the_channels():
+    torch.manual_seed(0)
+    layer = ToImage(5, 3, 4).double()
+    nn.init.normal_(layer.bias)
+    x, style = torch.randn(2, 5, 3, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    scales = style @ layer.style.weight.T / 4**0.5 + 1.0
+    expected = torch.einsum("oi,ni,nihw->nohw", layer.weight[:, :, 0, 0], scales, x) / 5**0.5
+
+    torch.testing.assert_close(layer(x, style), expected + layer.bias.view(-1, 1, 1), rtol=1e-10, atol=1e-10)
 
 
 def test_every_convolution_has_a_style_of_its_own():
