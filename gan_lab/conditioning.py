@@ -138,8 +138,8 @@ class Projection(Labels):
 class AuxiliaryClassifier(Labels):
     """AC-GAN (Odena, Olah & Shlens 2017, equations 2 and 3): D also names the class, of reals and of fakes.
 
-    D minimises weight (CE(o_real, y_real) + CE(o_fake, y_fake)), G minimises weight CE(o_fake, y_fake). PyTorch-GAN puts
-    a softmax before the cross-entropy, which holds it above 1.46 for ten classes.
+    D minimises weight (CE(o_real, y_real) + CE(o_fake, y_fake)), G minimises weight CE(o_fake, y_fake). PyTorch-GAN
+    puts a softmax before the cross-entropy, which holds it above 1.46 for ten classes.
     """
 
     def __init__(self, *, num_classes: PositiveInt, weight: NonNegativeFloat = 1.0):

@@ -501,18 +501,18 @@ def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str
         return
     if conditioning.__name__ == "Conditioning":
         target = config["conditioning"]["_target_"]
-        yield f"conditioning._target_={target}: expected a class derived from gan_lab.conditioning.Conditioning; use one"
+        yield f"conditioning._target_={target}: use a class that is derived from gan_lab.conditioning.Conditioning"
         return
     name, model = conditioning.__name__, config["model"]
     source, _ = _import(config["dataset"]["_target_"], "dataset")
     if conditioning.needs_labels and not getattr(source, "labelled", True):
-        yield f"conditioning ({name}) needs labels, and the data set has none; use conditioning=none, or another dataset"
+        yield f"conditioning ({name}) needs labels, and the data set has none; use conditioning=none or another dataset"
     if packing > 1:
-        yield f"model.packing={packing} with conditioning ({name}): packed samples have no label in common; use packing=1"
+        yield f"model.packing={packing} with conditioning ({name}): a pack has no label; use model.packing=1"
     target = model["discriminator"]["_target_"]
     network, _ = _import(target, "model.discriminator")
     if "num_outputs" not in inspect.signature(network).parameters:
-        yield f"model.discriminator ({target}) takes no num_outputs, which conditioning ({name}) needs; use another model"
+        yield f"model.discriminator ({target}) takes no num_outputs, which conditioning ({name}) needs; use another one"
     if "latent_dim" not in inspect.signature(_import(model["generator"]["_target_"], "model.generator")[0]).parameters:
         yield f"model.generator ({model['generator']['_target_']}) takes no latent_dim, so it cannot be given codes"
 

@@ -321,7 +321,7 @@ class Evaluator:
         return card
 
     def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
-        """The metrics of `num` fakes: uint8 images (N, C, H, W), or points (N, 2); labels: those they were asked for."""
+        """The metrics of `num` fakes: uint8 images (N, C, H, W), or points (N, 2); labels: what they were asked for."""
         if len(fake) != self.num:
             raise ValueError(f"{self.num} samples are scored here, got {len(fake)}")
         return self._score(fake, labels, self._real)
@@ -387,14 +387,16 @@ class Evaluator:
 
     def _class_frechet(self, real_vectors: Tensor, vectors: Tensor, labels: Tensor) -> float:
         """The mean over classes of the distance within each."""
-        assert self.data.labels is not None and self.data.classes is not None
+        assert self.data.labels is not None
+        assert self.data.classes is not None
         real_labels = self.data.labels[self._chosen[0]]
         distances = per_class_frechet(real_vectors, real_labels, vectors, labels, num_classes=len(self.data.classes))
         return sum(distances.values()) / len(distances) if distances else math.nan
 
     def _classification_accuracy(self, fake: Tensor, labels: Tensor) -> float:
         """Of a classifier that learns from fakes, on held-out reals; on the reference where none are held out."""
-        assert self.data.labels is not None and self.data.classes is not None
+        assert self.data.labels is not None
+        assert self.data.classes is not None
         if self.held_out is None or self.held_out.labels is None:
             test = (self._halves[0], self.data.labels[self._chosen[0]])
         else:

@@ -61,7 +61,8 @@ class GAN(LightningModule):
 
     label_shares: how often each class occurs in the data, (num_classes,); None where there are no labels. encoder: what
     `conditioning` finds latents with; learns with G. augment: what D sees of real and fake alike. packing: D judges so
-    many samples at once, side by side in their channels (Lin et al. 2018, PacGAN). warmup_images: D learns alone so long.
+    many samples at once, side by side in their channels (Lin et al. 2018, PacGAN). warmup_images: so long D learns
+    alone.
     """
 
     def __init__(

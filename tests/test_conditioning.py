@@ -18,9 +18,9 @@ from gan_lab.conditioning import (
     Projection,
     SemiSupervised,
 )
+from gan_lab.losses import vanilla
 from gan_lab.models.mlp import Discriminator, Generator
 from gan_lab.module import GAN, Optimization
-from gan_lab.losses import vanilla
 from gan_lab.procedures.noise_to_data import update_discriminator, update_generator
 from gan_lab.sampling import LatentSpace, latents_of
 from gan_lab.streams import Streams

@@ -101,7 +101,7 @@ def test_unknown_options() -> None:
         "experiment=quikstart: no such option; did you mean quickstart?",
     ]
     (number,) = (problem for problem in problems if "=3: " in problem)
-    assert number.startswith("dataset=3: no such option; known: celeba, cifar10, digits, ")
+    assert number.startswith("dataset=3: no such option; known: celeba, cifar10, coupled_digits, ")
 
 
 @pytest.mark.parametrize("group", ["penalty", "evaluation", "experiment"])

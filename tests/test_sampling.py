@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gan_lab.models.mlp import Generator
 from gan_lab.conditioning import Conditioning
+from gan_lab.models.mlp import Generator
 from gan_lab.sampling import LATENT_BLOCK, LatentSpace, generate, interpolate, latents_of
 from gan_lab.streams import Streams
 

@@ -42,7 +42,8 @@ class Evaluate(Callback):
 
     every_kimg: null is 25 images for each sample scored, at least 20 kimg. weights: which generator, ema or raw.
     metrics: from frechet, kernel, manifold, sliced_wasserstein, feature_sliced_wasserstein, class_score, modes,
-    memorisation, diversity, and of fakes with labels labels, class_frechet, classification. extractor: auto (cnn for labelled images, else random), cnn, random, inception or none.
+    memorisation, diversity, and of fakes with labels: labels, class_frechet, classification.
+    extractor: auto (cnn for labelled images, else random), cnn, random, inception or none.
     inception_weights: a local file for extractor=inception; null downloads it. cache_dir: for extractors and real
     statistics, shared by all runs. seed: of the reference, not of the run.
     Fakes come from a stream of their own and are rounded to uint8. The best generator by the run's objective is kept.
@@ -122,13 +123,8 @@ class Evaluate(Callback):
         card = {**evaluator.card, "weights": self.weights, "noise_seed": gan.seed}
         metrics = scores | {f"{name}/floor": value for name, value in floor.items()}
         if evaluator.held_out is not None:
-            metrics["discriminator/gap"] = discriminator_gap(
-                gan,
-                trainer.datamodule.data,
-                evaluator.held_out,
-                fake,
-                labels,  # type: ignore[attr-defined]
-            )
+            train = trainer.datamodule.data  # type: ignore[attr-defined]
+            metrics["discriminator/gap"] = discriminator_gap(gan, train, evaluator.held_out, fake, labels)
         name = "points" if evaluator.extractor is None else f"{card['extractor_name']} {card['extractor_hash']}"
         log.info(
             f"{gan.images_seen:,} images: {in_words(scores, floor)} "

@@ -12,7 +12,6 @@ from torch import Tensor
 from gan_lab.data import Data, as_training_input
 from gan_lab.streams import stream_seed
 
-
 Item = TypeVar("Item")
 
 
