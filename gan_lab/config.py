@@ -68,6 +68,7 @@ class Loss:
     weight_clip: PositiveFloat | None = None
     num_discriminator_steps: PositiveInt = 1
     warmup_kimg: NonNegativeFloat = 0.0
+    share_fakes: bool = False
     discriminator_norm: Norm = "none"
 
 
@@ -754,6 +755,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: An
         augment=None if config.augment is None else _instantiate(config.augment, "augment"),
         packing=model.packing,
         warmup_images=round(config.loss.warmup_kimg * 1000),
+        share_fakes=config.loss.share_fakes,
         schedules=None if config.schedule is None else _instantiate(config.schedule, "schedule"),
         weight_clip=config.loss.weight_clip,
         num_discriminator_steps=config.loss.num_discriminator_steps,

@@ -62,7 +62,7 @@ class GAN(LightningModule):
     label_shares: how often each class occurs in the data, (num_classes,); None where there are no labels. encoder: what
     `conditioning` finds latents with; learns with G. augment: what D sees of real and fake alike. packing: D judges so
     many samples at once, side by side in their channels (Lin et al. 2018, PacGAN). warmup_images: so long D learns
-    alone.
+    alone. share_fakes: G's step goes on with the fakes of D's last one, instead of drawing its own.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class GAN(LightningModule):
         augment: Augment | None = None,
         packing: int = 1,
         warmup_images: int = 0,
+        share_fakes: bool = False,
         schedules: Schedules | None = None,
         weight_clip: float | None = None,
         num_discriminator_steps: int = 1,
@@ -108,6 +109,7 @@ class GAN(LightningModule):
         self.augment = augment
         self.packing = packing
         self.warmup_images = warmup_images
+        self.share_fakes = share_fakes
         self.schedules = Schedules() if schedules is None else schedules
         self.weight_clip = weight_clip
         self.num_discriminator_steps = num_discriminator_steps

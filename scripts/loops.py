@@ -184,8 +184,9 @@ def tight_steps(parts: Parts) -> Iterator[int]:
     while True:
         for _ in range(config.loss.num_discriminator_steps):
             real = batch()
-            with torch.no_grad():
-                fake = draw()
+            with torch.set_grad_enabled(config.loss.share_fakes):
+                drawn = draw()
+            fake = drawn.detach()
             if shares:
                 real, fake = real.requires_grad_(), fake.requires_grad_()
             real_logits, fake_logits = judge(real, fake, True)
@@ -207,7 +208,7 @@ def tight_steps(parts: Parts) -> Iterator[int]:
         if name == "relativistic":
             with torch.no_grad(), cast():
                 seen = discriminator(real.detach()).float()
-        fake = draw()
+        fake = drawn if config.loss.share_fakes else draw()
         with cast():
             fake_logits = discriminator(fake).float()
         generator_loss(name, seen, fake_logits).backward(inputs=generator_weights)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,28 +12,41 @@ if TYPE_CHECKING:
     from gan_lab.module import GAN
 
 
+class Fakes(NamedTuple):
+    """What G made of `latents` in one micro-batch, with its graph."""
+
+    latents: Tensor
+    samples: Tensor
+
+
 def alternating(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
     """One cycle: num_discriminator_steps updates of D, then one of G (Goodfellow et al. 2014, algorithm 1).
 
     real: this process's samples of the whole cycle, (num_discriminator_steps * local batch, ...), one batch a D step;
     labels: theirs, (num_discriminator_steps * local batch,), where training uses labels. While D warms up, G waits.
+    With `gan.share_fakes` G's step goes on with the fakes of D's last one, as most published code does.
     """
     num = gan.num_discriminator_steps
     batches_of_labels = [None] * num if labels is None else labels.chunk(num)
     for batch, batch_labels in zip(real.chunk(num), batches_of_labels, strict=True):
-        update_discriminator(gan, batch, batch_labels)
+        fakes = update_discriminator(gan, batch, batch_labels)
     if gan.images_seen > gan.warmup_images:
-        update_generator(gan, batch, batch_labels)
+        update_generator(gan, batch, batch_labels, fakes if gan.share_fakes else None)
 
 
-def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
-    """One step of D: mean loss plus mean penalties on real samples and on fakes that carry no graph to G."""
+def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -> list[Fakes]:
+    """One step of D: mean loss plus mean penalties on real samples and on fakes that carry no graph to G.
+
+    Returns the fakes, with their graph where G's step will share them.
+    """
     latents = gan.draw_latents("noise/discriminator", gan.d_steps, labels)
     augmented = gan.augmentation("discriminator", gan.d_steps)
+    fakes = []
     for part in gan.parts():
         codes = gan.codes_of(latents[part])
-        with torch.no_grad():
-            fake_part = gan.pack(gan.generate(latents[part]))
+        with torch.set_grad_enabled(gan.share_fakes):
+            fakes.append(Fakes(latents[part], gan.generate(latents[part])))
+        fake_part = gan.pack(fakes[-1].samples.detach())
         real_part = gan.pack(real[part])
         passes = gan.passes(codes, augmented)
         # The penalty first: the loss then shares its passes through D.
@@ -57,25 +71,33 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -
     gan.observe()
     gan.d_steps += 1
     gan.images_seen += gan.batch_size
+    return fakes
 
 
-def update_generator(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
+def update_generator(
+    gan: GAN, real: Tensor, labels: Tensor | None = None, fakes: Sequence[Fakes] | None = None
+) -> None:
     """One step of G; D only passes the gradient on: backward() is asked for G's gradients alone.
 
-    real: a batch for the losses that compare fakes with it; the latents are new, so pairs are independent.
+    real: a batch for the losses that compare fakes with it. fakes: of D's step; None draws new ones, so that pairs of
+    real and fake are independent of those that D has learned from.
     """
-    latents = gan.draw_latents("noise/generator", gan.g_steps, labels)
+    latents = gan.draw_latents("noise/generator", gan.g_steps, labels) if fakes is None else None
     augmented = gan.augmentation("generator", gan.g_steps)
-    for part in gan.parts():
-        codes = gan.codes_of(latents[part])
+    for number, part in enumerate(gan.parts()):
+        if latents is not None:
+            given, fake = latents[part], gan.generate(latents[part])
+        else:
+            assert fakes is not None
+            given, fake = fakes[number]
+        codes = gan.codes_of(given)
         seen: tuple[Tensor, ...] = ()
         if gan.adversarial_loss.generator_sees_real:
             with torch.no_grad():
                 seen = (gan.read(gan.judge(gan.pack(real[part]), codes, augmented), codes),)
-        fake = gan.generate(latents[part])
         outputs = gan.judge(gan.pack(fake), codes, augmented)
         loss = gan.adversarial_loss.generator(*seen, gan.read(outputs, codes)).mean()
-        term = gan.generator_term(outputs, latents[part], fake)
+        term = gan.generator_term(outputs, given, fake)
         gan.generator_player.backward(total(loss, term), gan)
         gan.record("loss/generator", loss)
         if term is not None:

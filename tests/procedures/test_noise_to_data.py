@@ -281,9 +281,7 @@ def test_a_relativistic_generator_is_compared_with_the_last_real_batch_and_d_is_
 def test_a_cycle_gives_the_relativistic_generator_the_batch_of_the_last_discriminator_step(monkeypatch):
     gan = ready(tiny(adversarial_loss=relativistic(), num_discriminator_steps=3))
     real, seen = cycle_of(gan), []
-    monkeypatch.setattr(
-        "gan_lab.procedures.noise_to_data.update_generator", lambda gan, batch, labels: seen.append(batch)
-    )
+    monkeypatch.setattr("gan_lab.procedures.noise_to_data.update_generator", lambda gan, batch, *_: seen.append(batch))
     alternating(gan, real)
 
     assert torch.equal(seen[0], real[2 * BATCH_SIZE :])

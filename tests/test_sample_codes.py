@@ -1,0 +1,163 @@
+"""Labels, codes and directions from the command line: `conditioning=...`, its pictures, `gan-lab sample`."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli import SMALL, called, done
+
+from gan_lab.directions import closed_form_directions
+from gan_lab.files import read_checkpoint
+from gan_lab.models.mlp import Generator
+from gan_lab.streams import Streams
+
+LATENT_DIM = 4
+
+
+@pytest.fixture(scope="module")
+def cwd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the runs `labels` (conditioning=acgan) and `codes` (conditioning=infogan), on digits."""
+    cwd = tmp_path_factory.mktemp("runs")
+    for name, conditioning in (("labels", "acgan"), ("codes", "infogan")):
+        more = ["evaluation=full", "evaluation.num_samples=300"] if name == "labels" else []
+        done("train", *SMALL, f"conditioning={conditioning}", *more, f"hydra.run.dir={name}", cwd=cwd)
+    return cwd
+
+
+def drawn(cwd: Path, tmp_path: Path, run: str, *arguments: str) -> np.ndarray:
+    done("sample", f"run={run}", f"out={tmp_path / 'drawn.npz'}", *arguments, cwd=cwd)
+    with np.load(tmp_path / "drawn.npz") as content:
+        return content["images"]
+
+
+def generated(cwd: Path, run: str, codes: torch.Tensor, noise: torch.Tensor) -> np.ndarray:
+    """By another way: the checkpoint's weights through plain layers."""
+    state = read_checkpoint(cwd / run / "checkpoints" / "last.ckpt")
+    generator = Generator(
+        sample_shape=(1, 8, 8), latent_dim=LATENT_DIM + codes.shape[1], width=8, depth=1, norm="batch"
+    )
+    generator.load_state_dict(state["generator_ema"])
+    with torch.no_grad():
+        images = generator.eval()(torch.cat([noise, codes], dim=1))
+    return ((images + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+
+
+def noise_of(num: int) -> torch.Tensor:
+    return Streams(0).normal((256, LATENT_DIM), "noise/sample", 0)[:num]
+
+
+@pytest.mark.parametrize(("label", "labels"), [("3", [3] * 5), ("[7,0]", [7, 0, 7, 0, 7]), ("'9'", [9] * 5)])
+def test_samples_have_the_label_that_was_asked_for(cwd: Path, tmp_path: Path, label: str, labels: list[int]) -> None:
+    images = drawn(cwd, tmp_path, "labels", "num=5", f"label={label}")
+    expected = generated(cwd, "labels", torch.eye(10)[labels], noise_of(5))
+    assert np.abs(images - expected).max() <= 0.51
+
+
+def test_every_label_in_a_grid(cwd: Path, tmp_path: Path) -> None:
+    done("sample", "run=labels", f"out={tmp_path / 'grid.png'}", "num=20", "label=all", cwd=cwd)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (2 + 10 * 58, 2 + 2 * 58)
+
+
+def test_codes_of_infogan(cwd: Path, tmp_path: Path) -> None:
+    images = drawn(cwd, tmp_path, "codes", "num=3", "label=2", "codes=[0.5,-1]")
+    codes = torch.cat([torch.eye(10)[[2] * 3], torch.tensor([[0.5, -1.0]] * 3)], dim=1)
+    assert np.abs(images - generated(cwd, "codes", codes, noise_of(3))).max() <= 0.51
+
+
+def test_labels_are_drawn_as_often_as_in_the_data(cwd: Path, tmp_path: Path) -> None:
+    images = drawn(cwd, tmp_path, "labels", "num=200")
+    alike = [
+        np.abs(images[:200] - generated(cwd, "labels", torch.eye(10)[[k] * 200], noise_of(200))) for k in range(10)
+    ]
+    labels = np.stack([one.max(axis=(1, 2, 3)) for one in alike]).argmin(axis=0)
+    assert np.stack([one.max(axis=(1, 2, 3)) for one in alike]).min(axis=0).max() <= 0.51
+    assert (np.bincount(labels, minlength=10) >= 8).all()
+
+
+def test_interpolation_keeps_a_label(cwd: Path, tmp_path: Path) -> None:
+    images = drawn(cwd, tmp_path, "labels", "interpolate=[0,1]", "steps=4", "label=6")
+    assert len(images) == 4
+    expected = generated(cwd, "labels", torch.eye(10)[[6]], noise_of(1))
+    assert np.abs(images[:1] - expected).max() <= 0.51
+
+
+def test_directions_move_one_sample_along_the_first_layers_singular_vectors(cwd: Path, tmp_path: Path) -> None:
+    images = drawn(cwd, tmp_path, "labels", "directions=3", "steps=5", "strength=2", "label=1")
+    assert len(images) == 15
+    state = read_checkpoint(cwd / "labels" / "checkpoints" / "last.ckpt")
+    generator = Generator(sample_shape=(1, 8, 8), latent_dim=LATENT_DIM + 10, width=8, depth=1, norm="batch")
+    generator.load_state_dict(state["generator_ema"])
+    directions = closed_form_directions(generator, LATENT_DIM, 3)
+    noise = torch.stack([noise_of(1)[0] + t * direction for direction in directions for t in (-2, -1, 0, 1, 2)])
+    expected = generated(cwd, "labels", torch.eye(10)[[1] * 15], noise)
+    assert np.abs(images - expected).max() <= 0.51
+    assert np.abs(images[2].astype(int) - images[7]).max() <= 1  # the middle of every row is the sample itself
+
+
+@pytest.mark.parametrize(
+    ("run", "arguments", "problem"),
+    [
+        ("labels", "label=10", "label=10: expected 0 to 9, all, or a name"),
+        ("labels", "label=shoe", "label=shoe: expected 0 to 9, all, or a name"),
+        ("labels", "codes=[1]", "this generator takes 0 continuous codes"),
+        ("codes", "codes=[1]", "this generator takes 2 continuous codes"),
+        ("labels", "directions=9", "9"),
+    ],
+)
+def test_wrong_arguments(cwd: Path, tmp_path: Path, run: str, arguments: str, problem: str) -> None:
+    result = called("sample", f"run={run}", f"out={tmp_path / 'x.npz'}", *arguments.split(), cwd=cwd)
+    assert result.code in (1, 2)
+    assert problem in result.err
+    assert "Traceback" not in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_have_a_column_for_each_label_and_one_for_each_continuous_code(cwd: Path) -> None:
+    first = sorted(path.name for path in (cwd / "codes" / "samples").glob("000000000*.png"))
+    assert first == ["000000000-code_1.png", "000000000-code_2.png", "000000000.png"]
+    with Image.open(cwd / "labels" / "samples" / "000000000.png") as picture:
+        assert picture.width == 2 + 10 * 58
+
+
+def test_metrics_of_labels_and_codes(cwd: Path) -> None:
+    with (cwd / "labels" / "metrics.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    for name in ("label_accuracy", "classification_accuracy", "classes/accuracy"):
+        assert 0 <= float(row[name]) <= 1
+    assert float(row["class_fd"]) > float(row["class_fd/floor"]) >= 0
+    assert float(row["label_accuracy/floor"]) > 0.9
+    with (cwd / "codes" / "metrics.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    assert 0.1 <= float(row["clusters/purity"]) <= 1
+    assert 0 <= float(row["clusters/error"]) <= 0.9
+    assert "label_accuracy" not in row
+
+
+def test_evaluate_scores_the_labels_of_training(cwd: Path) -> None:
+    done("evaluate", "run=labels", "evaluation=full", "num=300", "out=scores.json", cwd=cwd)
+    scores = json.loads((cwd / "scores.json").read_text())["scores"]
+    with (cwd / "labels" / "metrics.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    for name in ("label_accuracy", "class_fd", "classification_accuracy", "fd"):
+        assert scores[name] == pytest.approx(float(row[name]), rel=1e-6)
+
+
+def test_few_training_images_are_scored_against_all(cwd: Path, tmp_path: Path) -> None:
+    done("train", *SMALL, "num_training_images=50", "evaluation.num_samples=600", "hydra.run.dir=few", cwd=cwd)
+    record = json.loads((cwd / "few" / "run.json").read_text())
+    (card,) = record["cards"].values()
+    assert card["num_real"] == 600
+    result = called("train", *SMALL, "num_training_images=5000", "hydra.run.dir=many", cwd=cwd)
+    assert result.code == 2
+    assert "num_training_images=5000: the data set has 1442" in result.err
+
+
+def test_labels_are_needed(cwd: Path) -> None:
+    result = called("train", *SMALL, "dataset=coupled_digits", "conditioning=concat", cwd=cwd)
+    assert result.code == 2
+    assert "needs labels, and the data set has none" in result.err
