@@ -5,17 +5,18 @@ training step, and keep no averaged generator, no log and no checkpoint.
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
+from torch.nn.functional import conv2d, interpolate, softplus
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import has_batch_norm
+from gan_lab.models.layers import UpsampledConv, has_batch_norm
 
 
 class Parts(NamedTuple):
@@ -89,6 +90,11 @@ def penalty_weights(parts: Parts) -> dict[str, float]:
     return {node["_target_"].rsplit(".", 1)[-1]: node["weight"] for node in nodes if node}
 
 
+def two_layers(layer: UpsampledConv, images: Tensor) -> Tensor:
+    """Upsampling and a convolution one after the other, as most people write it; gan_lab makes one layer of both."""
+    return conv2d(interpolate(images, scale_factor=2), layer.weight, layer.bias, padding=1)
+
+
 def plain_steps(parts: Parts) -> Iterator[int]:
     """One cycle after another as most people write it; yields the images of each."""
     from PIL import Image  # here: the other loop's memory is not to hold torchvision
@@ -97,6 +103,9 @@ def plain_steps(parts: Parts) -> Iterator[int]:
 
     config, generator, discriminator, samples, device = parts
     name, weights = loss_name(parts), penalty_weights(parts)
+    for layer in generator.modules():
+        if isinstance(layer, UpsampledConv):
+            layer.forward = partial(two_layers, layer)  # type: ignore[method-assign]
     size = samples.shape[-1]
     resize = [] if size in (8, 28) else [transforms.Resize(size)]
     to_input = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
