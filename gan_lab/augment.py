@@ -41,6 +41,7 @@ class Augmentation:
     them by copies on another device."""
 
     images_only: ClassVar[bool] = True
+    reads_signs: ClassVar[bool] = False  # of D's logits, which therefore must tell by their sign
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
@@ -99,8 +100,9 @@ def _color(samples: Tensor, generator: torch.Generator) -> Tensor:
 
     def change(colours: Tensor) -> Tensor:
         colours = colours + (brightness - 0.5)
-        gray = colours.mean(dim=1, keepdim=True)
-        colours = gray + 2 * saturation * (colours - gray)
+        if colours.shape[1] == 3:  # two channels are two domains, each of them gray
+            gray = colours.mean(dim=1, keepdim=True)
+            colours = gray + 2 * saturation * (colours - gray)
         middle = colours.mean(dim=(1, 2, 3), keepdim=True)
         return middle + (contrast + 0.5) * (colours - middle)
 
@@ -291,6 +293,8 @@ class Adaptive(Augmentation):
     """
 
     observations = 4
+
+    reads_signs: ClassVar[bool] = True
 
     def __init__(
         self, *, target: Fraction = 0.6, speed_kimg: PositiveFloat = 500, policy: Sequence[Transform] = _ANY_IMAGE

@@ -32,6 +32,8 @@ class Conditioning:
     num_outputs = 1  # of D; 1: logits (N,)
     noise_scale = 1.0  # what the noise is multiplied by
     has_encoder = False
+    gives_labels = False  # fakes come with a label of the data's
+    whole_batch = False  # its terms are means over the whole batch, which micro-batches and processes would change
     num_read = 0  # classes that `read` tells apart; 0: it cannot be asked
 
     def codes(self, num: int, labels: Tensor | None, uniform: Uniform) -> Tensor:
@@ -82,6 +84,7 @@ class Labels(Conditioning):
     """What all that have a label for each fake share: the label's one-hot vector follows the noise in G's input."""
 
     needs_labels = True
+    gives_labels = True
 
     def __init__(self, *, num_classes: PositiveInt):
         self.num_classes = self.num_codes = self.num_choices = num_classes
@@ -171,6 +174,7 @@ class SemiSupervised(Conditioning):
     """
 
     needs_labels = True
+    whole_batch = True
 
     def __init__(self, *, num_classes: PositiveInt, labels_per_class: PositiveInt = 10, weight: NonNegativeFloat = 1.0):
         if num_classes < 2:
@@ -259,9 +263,10 @@ class Codes(Conditioning):
 class Cluster(Conditioning):
     """ClusterGAN (Mukherjee et al. 2019, equation 4): an encoder, trained with G, finds the latent of a fake again.
 
-    G's input is noise of std `noise_std` (the paper's 0.1) and a one-hot category: well apart, so that the encoder's
-    category of a real image is its cluster. G and encoder minimise noise_weight * mean (e_noise - z)^2 +
-    category_weight * CE(e_category, c), the mean over the noise's values as in the published code.
+    G's input is noise, multiplied by `noise_std` (the paper's 0.1, of normal noise), and a one-hot category. They are
+    far apart, so that the encoder's category of a real image is its cluster. G and encoder minimise
+      noise_weight * mean (e_noise - z)^2 + category_weight * CE(e_category, c),
+    the mean over the noise's values as in the published code.
     """
 
     has_encoder = True

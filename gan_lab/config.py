@@ -354,7 +354,7 @@ def _conditioning(config: Mapping[str, Any]) -> "type[Conditioning]":
 
 def _evaluated(config: Mapping[str, Any]) -> list[str]:
     """The metrics that the evaluation writes."""
-    from gan_lab.conditioning import Cluster, Codes, Labels
+    from gan_lab.conditioning import Cluster, Codes
     from gan_lab.evaluation import metric_names
 
     evaluation = config.get("evaluation")
@@ -365,7 +365,7 @@ def _evaluated(config: Mapping[str, Any]) -> list[str]:
         evaluation.get("metrics", ()),
         images=_has_images(config["dataset"]),
         extractor=evaluation.get("extractor", "auto"),
-        conditional=issubclass(conditioning, Labels),
+        conditional=conditioning.gives_labels,
     )
     if issubclass(conditioning, Codes | Cluster):
         names += ["clusters/purity", "clusters/error"]
@@ -430,13 +430,19 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"batch_size={config['batch_size']}: BatchNorm needs at least two samples in each pass; use a larger one"
     if loss.get("weight_clip") and loss.get("penalty"):
         yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
-    yield from _check_loss(config, processes, accumulate)
+    try:
+        adversarial = _instantiate(loss["adversarial"], "loss.adversarial")
+    except ConfigError as error:
+        yield from error.problems
+    else:
+        yield from _check_loss(config, adversarial, processes * accumulate)
+        yield from _check_augment(config, adversarial, images)
     yield from _check_conditioning(config, packing)
-    augment = config.get("augment")
-    if augment is not None and not images and getattr(_import(augment["_target_"], "augment")[0], "images_only", False):
+    yield from _check_domains(config, packing)
+    if loss.get("warmup_kimg", 0) >= config["budget"]["kimg"]:
         yield (
-            f"augment ({augment['_target_'].rsplit('.', 1)[-1]}) is for images, and the data set has points; use "
-            "augment=none or instance_noise"
+            f"loss.warmup_kimg={loss['warmup_kimg']} leaves nothing of budget.kimg={config['budget']['kimg']} to G; "
+            "use a smaller one"
         )
     if (config.get("schedule") or {}).get("beta2") is not None:
         optimizers = [_import(config["optimizer"][player]["_target_"], f"optimizer.{player}")[0] for player in PLAYERS]
@@ -470,19 +476,14 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
 
 
-def _check_loss(config: Mapping[str, Any], processes: int, accumulate: int) -> Iterator[str]:
-    """Whether the loss fits D and the way that batches are divided."""
-    node, discriminator = config["loss"]["adversarial"], config["model"]["discriminator"]
-    try:
-        loss = _instantiate(node, "loss.adversarial")
-    except ConfigError as error:
-        yield from error.problems
-        return
-    name = node["_target_"].rsplit(".", 1)[-1]
-    if getattr(loss, "whole_batch", False) and processes * accumulate > 1:
+def _check_loss(config: Mapping[str, Any], loss: Any, num_parts: int) -> Iterator[str]:
+    """Whether the loss fits D, and batches that are divided into so many parts."""
+    discriminator = config["model"]["discriminator"]
+    name = config["loss"]["adversarial"]["_target_"].rsplit(".", 1)[-1]
+    if getattr(loss, "whole_batch", False) and num_parts > 1:
         yield (
-            f"loss.adversarial ({name}) compares each sample with its whole batch, which optimizer.accumulate="
-            f"{accumulate} and accelerator.num_processes={processes} divide; use 1 for both, or another loss"
+            f"loss.adversarial ({name}) compares each sample with its whole batch, which optimizer.accumulate and "
+            "accelerator.num_processes divide; use 1 for both, or another loss"
         )
     network, _ = _import(discriminator["_target_"], "model.discriminator")
     gives_energy = getattr(network, "gives_energy", False)
@@ -493,6 +494,39 @@ def _check_loss(config: Mapping[str, Any], processes: int, accumulate: int) -> I
         )
     if not gives_energy and getattr(loss, "needs", "any") == "energy":
         yield f"loss.adversarial ({name}) needs a discriminator that is an autoencoder; use model=autoencoder"
+
+
+def _check_augment(config: Mapping[str, Any], loss: Any, images: bool) -> Iterator[str]:
+    """Whether the augmentation fits the data and the loss."""
+    node = config.get("augment")
+    if node is None:
+        return
+    augment, _ = _import(node["_target_"], "augment")
+    name = node["_target_"].rsplit(".", 1)[-1]
+    if getattr(augment, "images_only", False) and not images:
+        yield f"augment ({name}) is for images, and the data set has points; use augment=none or instance_noise"
+    if getattr(augment, "reads_signs", False) and not getattr(loss, "tells_by_sign", True):
+        yield (
+            f"augment ({name}) reads D's verdict from the sign of its logits, which loss.adversarial "
+            f"({config['loss']['adversarial']['_target_'].rsplit('.', 1)[-1]}) gives no meaning; use augment=ramp, or "
+            "loss=vanilla"
+        )
+
+
+def _check_domains(config: Mapping[str, Any], packing: int) -> Iterator[str]:
+    """What a D that judges two domains apart does not bear."""
+    target = config["model"]["discriminator"]["_target_"]
+    if not getattr(_import(target, "model.discriminator")[0], "couples_domains", False):
+        return
+    if packing > 1:
+        yield f"model.packing={packing} with model.discriminator ({target}) would mix its domains; use model.packing=1"
+    for key, node in _penalties(config):
+        name = node["_target_"].rsplit(".", 1)[-1]
+        if name == "wgan_gp" or (name == "gradient" and node.get("target", 1) > 0):
+            yield (
+                f"{key} ({name}) asks for a length of D's gradient, and {target} has one for each of its domains; use "
+                "penalty=r1 or r1_r2"
+            )
 
 
 def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str]:
@@ -510,6 +544,12 @@ def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str
         yield f"conditioning ({name}) needs labels, and the data set has none; use conditioning=none or another dataset"
     if packing > 1:
         yield f"model.packing={packing} with conditioning ({name}): a pack has no label; use model.packing=1"
+    divided = config["accelerator"]["num_processes"] * config["optimizer"].get("accumulate", 1)
+    if conditioning.whole_batch and divided > 1:
+        yield (
+            f"conditioning ({name}) takes means over the labelled samples of a batch, which optimizer.accumulate and "
+            "accelerator.num_processes divide; use 1 for both"
+        )
     target = model["discriminator"]["_target_"]
     network, _ = _import(target, "model.discriminator")
     if "num_outputs" not in inspect.signature(network).parameters:

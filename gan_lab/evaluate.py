@@ -47,13 +47,16 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     """Scores of a run's generator; the same latents, and so the same figures, as its evaluations during training."""
     device = device_of(request.device)
     trained = trained_generator(run_dir, request.weights, device)
-    evaluator = _evaluator(request, config, device)
+    data = configuration.build_data(config)
+    same_classes = data.classes is not None and list(data.classes) == trained.content.get("classes")
+    conditional = trained.space.conditioning.gives_labels and same_classes
+    evaluator = _evaluator(request, config, device, data, conditional=conditional)
     shape, expected = tuple(trained.content["sample_shape"]), tuple(evaluator.data.samples.shape[1:])
     if shape != expected:
         raise ConfigError(f"run={run_dir} makes samples of shape {shape}, and the data set has {expected}")
     seed = trained.content["seed"] if request.seed is None else request.seed
     latents = torch.cat(list(latents_of(Streams(seed, device), "noise/evaluation", evaluator.num, trained.space)))
-    labels = trained.space.labels_of(latents)
+    labels = trained.space.labels_of(latents) if conditional else None
     fake = torch.cat([samples.cpu() for samples in generate(trained.generator, iter(latents.split(LATENT_BLOCK)))])
     if fake.ndim == 4:
         fake = to_uint8(fake)
@@ -75,15 +78,19 @@ def evaluate_images(request: Evaluation, config: RunConfig) -> dict[str, Any]:
 
 
 def _evaluator(
-    request: Evaluation, config: RunConfig, device: torch.device, data: Data | None = None, most: int | None = None
+    request: Evaluation,
+    config: RunConfig,
+    device: torch.device,
+    data: Data,
+    most: int | None = None,
+    conditional: bool = False,
 ) -> Evaluator:
     if config.evaluation is None:
         raise ConfigError("evaluation=none: there is nothing to measure; use evaluation=full or evaluation=fast")
-    data = configuration.build_data(config) if data is None else data
     callback = configuration.build_evaluation(config)
     num = min(request.num or callback.num_samples, most or len(data.samples))
     evaluator = callback.evaluator(
-        data, configuration.build_held_out(config), configuration.split_of(config), device, num
+        data, configuration.build_held_out(config), configuration.split_of(config), device, num, conditional
     )
     if evaluator.num < FEWEST:
         raise ConfigError(f"{evaluator.num} samples a side are too few to score; give num at least {FEWEST}, and data")

@@ -212,7 +212,7 @@ class Evaluator:
     data: the reference. held_out: images that training never saw, for memorisation and the classifier's accuracy.
     split: the name of the reference's split, for the card. num_samples: at most so many fakes and reals a side.
     seed: of the reference's choice, the extractor and the metrics' own draws; it is not the run's, so that all runs on
-    a data set share one reference.
+    a data set share one reference. conditional: samples come with the labels that they were asked for.
     """
 
     data: Data
@@ -225,6 +225,11 @@ class Evaluator:
     split: str | None = None
     seed: int = 0
     device: torch.device | str = "cpu"
+    conditional: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.conditional:
+            self.metrics = tuple(metric for metric in self.metrics if metric not in LABEL_METRICS)
 
     @property
     def num(self) -> int:
@@ -287,6 +292,12 @@ class Evaluator:
                 real["held_out"] = self.extractor(self.held_out.samples[order[: self.num]]).vectors
         others_labels = None if self.data.labels is None else self.data.labels[self._chosen[1]]
         real["floor"] = self._score(others, others_labels, real, floor=True)
+        if "label_accuracy" in real["floor"] and self.held_out is not None and self.held_out.labels is not None:
+            # The classifier has learned from the others: what it does on those that it has not seen is what counts.
+            assert self.extractor is not None
+            probabilities = self.extractor(self.held_out.samples[: self.num]).probabilities
+            assert probabilities is not None
+            real["floor"]["label_accuracy"] = label_accuracy(probabilities, self.held_out.labels[: self.num])
         return real
 
     def _vectors(self, samples: Tensor, features: Mapping[str, Any]) -> Tensor:
@@ -313,7 +324,7 @@ class Evaluator:
             "seed": self.seed,
             "quantised": "none (points)" if self.is_points else "uint8",
         }
-        if "memorisation" in self.metrics and self.held_out is not None:
+        if {"memorisation", "classification", "labels"} & {*self.metrics} and self.held_out is not None:
             card["held_out_data"] = samples_key(self.held_out)[:NUM_HASH_DIGITS]
         if self.extractor is not None:
             card |= {"extractor_name": self.extractor.name, "extractor_hash": self.extractor.hash}

@@ -147,7 +147,8 @@ gan-lab sample run=DIR|latest out=PATH [key=value ...]: draw from a trained gene
   label=3             of a generator that takes labels (or categories): a number, a name, a list, or all
   codes=[0.5,-1]      of experiment=infogan: the continuous codes
   interpolate=[0,1]   instead of num samples: the way from one seed's sample to the next, a row for each pair
-  directions=5        instead: along the latent directions that change G most, a row for each, strength=3 to both sides
+  directions=5        instead: along the latent directions that change G most, a row for each
+  strength=3.0        how far, to both sides
   steps=8             samples in each such row, both ends included
 
 Examples:

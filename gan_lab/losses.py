@@ -28,6 +28,7 @@ class AdversarialLoss(NamedTuple):
       without a graph, over the whole batch and all processes; changes `state` and does not wait for the device.
     needs: energy: logits are minus an energy, at most 0.
     whole_batch: each value depends on the whole batch: micro-batches and several processes change the loss.
+    tells_by_sign: a D that cannot tell gives logits of 0, positive ones mean real: what ADA asks for.
     embedding_term: embeddings (N, D) of fakes, which an autoencoder D gives beside the energy -> (N,), for G.
     """
 
@@ -38,6 +39,7 @@ class AdversarialLoss(NamedTuple):
     observe: Callable[[Tensor, Tensor], None] | None = None
     needs: Literal["any", "energy"] = "any"
     whole_batch: bool = False
+    tells_by_sign: bool = False
     embedding_term: Callable[[Tensor], Tensor] | None = None
 
 
@@ -81,7 +83,8 @@ def vanilla(smoothing: Fraction = 0.0) -> AdversarialLoss:
         # softplus(r) = softplus(-r) + r, so (1 - s) softplus(-r) + s softplus(r) is softplus(-r) + s r.
         return _cross_entropy(real_logits, fake_logits) + smoothing * real_logits
 
-    return AdversarialLoss(smoothed if smoothing > 0 else _cross_entropy, lambda fake_logits: softplus(-fake_logits))
+    discriminator = smoothed if smoothing > 0 else _cross_entropy
+    return AdversarialLoss(discriminator, lambda fake_logits: softplus(-fake_logits), tells_by_sign=True)
 
 
 def minimax() -> AdversarialLoss:
@@ -89,7 +92,7 @@ def minimax() -> AdversarialLoss:
 
     L_D = softplus(-r) + softplus(f), L_G = -softplus(f): G's gradient fades where D is sure.
     """
-    return AdversarialLoss(_cross_entropy, lambda fake_logits: -softplus(fake_logits))
+    return AdversarialLoss(_cross_entropy, lambda fake_logits: -softplus(fake_logits), tells_by_sign=True)
 
 
 def lsgan() -> AdversarialLoss:
@@ -112,7 +115,7 @@ def boundary() -> AdversarialLoss:
     2 log 2 and 0. G stops wherever f = 0, above the boundary it turns back. The paper's published code leaves out the
     1/2; PyTorch-GAN takes the logarithms of a sigmoid, which are infinite once D is sure.
     """
-    return AdversarialLoss(_cross_entropy, lambda fake_logits: 0.5 * fake_logits.square())
+    return AdversarialLoss(_cross_entropy, lambda fake_logits: 0.5 * fake_logits.square(), tells_by_sign=True)
 
 
 def hinge() -> AdversarialLoss:
@@ -125,7 +128,7 @@ def hinge() -> AdversarialLoss:
         _same_shape(real_logits, fake_logits)
         return relu(1 - real_logits) + relu(1 + fake_logits)
 
-    return AdversarialLoss(discriminator, lambda fake_logits: -fake_logits)
+    return AdversarialLoss(discriminator, lambda fake_logits: -fake_logits, tells_by_sign=True)
 
 
 def wasserstein() -> AdversarialLoss:

@@ -284,11 +284,12 @@ class GAN(LightningModule):
         penalties = [penalty for penalty in self.penalties if self.d_steps % every_steps(penalty) == 0]
         if not penalties:
             return None
-        rows = slice(part.start // self.packing, part.stop // self.packing)
+        start = self.rank * self.local_batch_size
+        rows = slice((start + part.start) // self.packing, (start + part.stop) // self.packing)
 
         def uniform(shape: tuple[int, ...]) -> Tensor:
             whole = self.streams.uniform((self.batch_size // self.packing, *shape[1:]), "penalty", self.d_steps)
-            return self._local(whole)[rows]
+            return whole[rows]
 
         discriminator = passes
         if self.autocast_dtype is not None:
@@ -343,7 +344,7 @@ class GAN(LightningModule):
     def _memories(self) -> dict[str, dict[str, Tensor]]:
         """The states of loss, penalties and augmentation, by name: the checkpoint keeps them."""
         found = {"loss": self.adversarial_loss.state, "augment": getattr(self.augment, "state", None)}
-        found |= {f"penalty {index}": getattr(one, "state", None) for index, one in enumerate(self.penalties)}
+        found |= {f"penalty {type(one).__name__}": getattr(one, "state", None) for one in self.penalties}
         return {name: state for name, state in found.items() if state}
 
     @torch.no_grad()
@@ -452,6 +453,9 @@ class GAN(LightningModule):
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.generator_ema.load_state_dict(state["generator_ema"])
+        kept, needed = sorted(state.get("memories", {})), sorted(self._memories())
+        if kept != needed:
+            raise RuntimeError(f"it holds the states of [{', '.join(kept)}], and [{', '.join(needed)}] have one.")
         if self.encoder is not None:
             self.encoder.load_state_dict(state["encoder"])
         self.wall_seconds = state["wall_seconds"]

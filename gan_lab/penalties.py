@@ -199,6 +199,8 @@ class LeCam:
     averages corrected as here.
     """
 
+    takes_gradients = False
+
     def __init__(self, *, weight: NonNegativeFloat = 0.3, decay: Decay = 0.99, start_kimg: NonNegativeFloat = 200.0):
         self.weight = weight
         self.decay = decay
@@ -249,7 +251,7 @@ def consistency(
     draws = uniform((len(real), 3 * len(images))).split(3, dim=1)
     moved = [_moved(batch.detach(), draw, flip) for batch, draw in zip(images, draws, strict=True)]
     logits = torch.cat(_logits(discriminator, real, fake)[: len(images)])  # both: it is the pass that the loss needs
-    moved_logits = discriminator(torch.cat(moved))
+    moved_logits = torch.cat(_logits(discriminator, *moved))
     return weight * (logits - moved_logits).square().view(len(images), -1).sum(dim=0)
 
 

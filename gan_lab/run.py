@@ -63,7 +63,9 @@ def resume(run_dir: Path, cfg: DictConfig, reporter: Reporter | None = None) -> 
             log.info(f"  {key}: {configuration.show(value_before)} -> {configuration.show(value_now)}")
         if last_checkpoint(run_dir).exists():  # what does not fit it is refused before anything is touched
             before = read_checkpoint(last_checkpoint(run_dir))
-            load_state(configuration.build_gan(config, tuple(before["sample_shape"]), before["label_shares"]), run_dir)
+            load_state(
+                configuration.build_gan(config, tuple(before["sample_shape"]), before.get("label_shares")), run_dir
+            )
         sitting = {"at": now(), "from_images": record.content["images_seen"], "changed": changes}
         record.update(resumed=[*record.content["resumed"], sitting])
         configuration.save(cfg, config.name, run_dir)
@@ -295,7 +297,7 @@ def load_state(gan: GAN, run_dir: Path) -> dict[str, Any] | None:
         first = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
         raise RunError(
             f"{path} is the checkpoint of another model than the configuration describes: {first} "
-            "Undo the changes to model.* and dataset.*, or start a new run"
+            "Undo the changes to what it was trained with, or start a new run"
         ) from error
     return state
 

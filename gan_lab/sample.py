@@ -88,6 +88,10 @@ def _latents(
     request: Sampling, trained: Trained, device: torch.device, num_choices: int
 ) -> tuple[Iterator[Tensor], int, int]:
     """G's inputs in blocks, how many they are, and how many make a row of a picture."""
+    if request.directions is not None and request.interpolate is not None:
+        raise ConfigError("directions and interpolate are two different pictures: leave one of them out")
+    if num_choices > 1 and (request.directions is not None or request.interpolate is not None):
+        raise ConfigError(f"label={request.label}: directions and interpolate keep one label; give one")
     if request.directions is None and request.interpolate is None:
         drawn = latents_of(Streams(request.seed, device), "noise/sample", request.num, trained.space)
         return drawn, request.num, num_choices if num_choices > 1 else math.ceil(math.sqrt(request.num))
@@ -100,7 +104,7 @@ def _latents(
 
 def _choices(request: Sampling, trained: Trained) -> list[int]:
     """The labels or categories that the samples take in turn; none where they are to be drawn."""
-    conditioning, classes = trained.space.conditioning, trained.content["classes"]
+    conditioning, classes = trained.space.conditioning, trained.content.get("classes")
     num = conditioning.num_choices
     num_continuous = conditioning.num_codes - num
     if request.codes is not None and len(request.codes) != num_continuous:
@@ -111,7 +115,7 @@ def _choices(request: Sampling, trained: Trained) -> list[int]:
         raise ConfigError(
             f"label={request.label}: this run's generator takes no labels; train one: conditioning=concat"
         )
-    names = list(classes) if conditioning.needs_labels else [str(index) for index in range(num)]
+    names = list(classes or ()) if conditioning.needs_labels else [str(index) for index in range(num)]
     wanted = request.label if isinstance(request.label, list) else [request.label]
     if wanted == ["all"]:
         return list(range(num))
@@ -145,7 +149,10 @@ def _along_directions(request: Sampling, trained: Trained, device: torch.device)
     """One latent moved along each of the directions that change G's first layer most: a row of steps for each."""
     assert request.directions is not None
     space = trained.space
-    directions = closed_form_directions(trained.generator, space.dim, request.directions).to(device)
+    try:
+        directions = closed_form_directions(trained.generator, space.dim, request.directions).to(device)
+    except ValueError as error:
+        raise ConfigError(f"directions={request.directions}: {error}") from error
     latent = next(latents_of(Streams(request.seed, device), "noise/sample", 1, space))
     lengths = torch.linspace(-request.strength, request.strength, request.steps, device=device)
     moves = (directions[:, None, :] * lengths[None, :, None]).flatten(0, 1) * space.conditioning.noise_scale

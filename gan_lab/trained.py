@@ -42,13 +42,14 @@ def trained_generator(run_dir: Path, weights: SavedWeights, device: torch.device
         saved = content["generator_ema" if weights == "ema" else "generator"]
         images_seen = content["counters"]["images_seen"]
     model = configuration.check_against(configuration.Model, content["model"])
-    shares = content["label_shares"]
+    shares = content.get("label_shares")
     num_classes = 0 if shares is None else len(shares)
-    conditioning = configuration.build_conditioning(content["conditioning"], model, num_classes)
+    conditioning = configuration.build_conditioning(content.get("conditioning"), model, num_classes)
     space = LatentSpace(model.latent_dim, model.latent_distribution, conditioning, shares)
     generator = configuration.build_generator(model, tuple(content["sample_shape"]), conditioning.num_codes).to(device)
     try:
         generator.load_state_dict(saved)
     except RuntimeError as error:
         raise RunError(f"{run_dir}: its checkpoint was made by another version of model.generator: {error}") from error
+    generator.eval()
     return Trained(generator, space, images_seen, content)

@@ -63,6 +63,7 @@ def combination(number: int, options: dict[str, dict[str, DictConfig]]) -> tuple
     for group, option in chosen.items():
         cfg[group] = options[group][option].copy()
     cfg.model.width, cfg.model.latent_dim = 16, 6
+    cfg.budget.kimg = 1
     for key, values in KEYS.items():
         value = drawn.choice(values)
         if value is not None:
@@ -126,6 +127,11 @@ LEGAL: dict[str, list[str]] = {
     "lazy penalties are not for points": ["dataset=gaussian_ring", "penalty=r1", "penalty.r1.every=16"],
     "augmentation of images": ["dataset=gaussian_ring", "augment=ada"],
     "consistency of images": ["dataset=gaussian_ring", "penalty=consistency"],
+    "packs would mix domains": ["model=coupled", "dataset=coupled_digits", "model.packing=2"],
+    "a length for each domain": ["model=coupled", "dataset=coupled_digits", "loss=wgan_gp"],
+    "ADA reads signs": ["loss=lsgan", "augment=ada"],
+    "a mean over the labelled": ["conditioning=semi_supervised", "optimizer.accumulate=2"],
+    "G must have its turn": ["loss.warmup_kimg=1000"],
     "a second beta needs betas": ["optimizer=rmsprop", "schedule=burn_in"],
 }
 

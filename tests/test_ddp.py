@@ -71,7 +71,7 @@ METHODS = {
     "wgan_gp": ["loss=wgan_gp"],
     "labels, averages": ["conditioning=acgan", "penalty=lecam", "penalty.lecam.start_kimg=0.1", *UNSCORED],
     "codes, and an encoder": ["conditioning=cluster_gan", *UNSCORED],
-    "packs, and shared fakes": ["model.packing=2", "loss.share_fakes=true", "penalty=r1", *UNSCORED],
+    "packs, and shared fakes": ["model.packing=2", "loss.share_fakes=true", "loss=wgan_gp", *UNSCORED],
 }
 
 

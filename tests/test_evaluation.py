@@ -18,6 +18,7 @@ from gan_lab.data.points import gaussian_ring
 from gan_lab.data.stacked import stacked_digits
 from gan_lab.errors import ConfigError
 from gan_lab.evaluation import (
+    LABEL_METRICS,
     LARGER_IS_BETTER,
     NUM_POINTS,
     WHAT_WAS_SCORED,
@@ -155,6 +156,8 @@ DIRECTIONS = {
     **dict.fromkeys(("precision", "recall", "density", "coverage", "class_score", "inception_score"), 1),
     **dict.fromkeys(("modes_covered", "modes_with_5", "high_quality", "diversity", "nearest_train_ratio"), 1),
     "authentic": 1,
+    **dict.fromkeys(("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity"), 1),
+    **dict.fromkeys(("class_fd", "clusters/error"), -1),
 }
 
 
@@ -173,9 +176,9 @@ def test_every_metric_has_a_direction():
         name
         for images in (True, False)
         for extractor in get_args(ExtractorName)
-        for name in metric_names(ALL, images=images, extractor=extractor)
+        for name in metric_names(ALL, images=images, extractor=extractor, conditional=True)
     }
-    assert names == set(DIRECTIONS)
+    assert names | {"classes/accuracy", "clusters/purity", "clusters/error"} == set(DIRECTIONS)
     assert {name for name, direction in DIRECTIONS.items() if direction > 0} == LARGER_IS_BETTER
 
 
@@ -371,7 +374,7 @@ def test_the_card_says_what_was_compared(cache):
     assert evaluator.extractor is not None
     card = evaluator.card
     assert (card["num_fake"], card["num_real"], card["split"], card["quantised"]) == (NUM, NUM, "train", "uint8")
-    assert card["metrics"] == list(ALL)
+    assert card["metrics"] == [metric for metric in ALL if metric not in LABEL_METRICS]
     assert card["extractor_hash"] == evaluator.extractor.hash
     assert card["extractor_name"] == "cnn"
     assert card["held_out"] == 355

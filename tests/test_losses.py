@@ -565,3 +565,31 @@ def test_zero_embeddings_and_batches_of_one_cost_nothing():
     assert values.tolist() == [0.0, 0.5, 0.5]
     assert torch.autograd.grad(values.sum(), embeddings)[0].isfinite().all()
     assert pulling_away(torch.ones(1, 3)).tolist() == [0.0]
+
+
+# ---------------------------------------------------------------------- the sign of the logits
+
+
+@pytest.mark.parametrize(
+    ("loss", "tells"),
+    [
+        (vanilla(), True),
+        (minimax(), True),
+        (hinge(), True),
+        (boundary(), True),
+        (lsgan(), False),
+        (wasserstein(), False),
+        (relativistic(), False),
+        (relativistic_average(), False),
+    ],
+)
+def test_a_discriminator_that_cannot_tell_says_0_where_the_sign_is_its_verdict(loss, tells):
+    """ADA takes the sign of D's logits for its verdict: then the best constant is 0, and real ones are above it."""
+    assert loss.tells_by_sign == tells
+    constants = torch.linspace(-2, 2, 401, dtype=torch.float64)
+    blind = torch.stack([loss.discriminator(one.view(1), one.view(1)).mean() for one in constants])
+    best = constants[blind <= blind.min() + 1e-12]
+    if tells:
+        assert best.abs().min() < 1e-12
+        real = torch.tensor([0.5], dtype=torch.float64)
+        assert loss.discriminator(real, -real) < loss.discriminator(-real, real)

@@ -81,8 +81,9 @@ class Evaluate(Callback):
         split: str | None,
         device: torch.device | str,
         num_samples: int | None = None,
+        conditional: bool = False,
     ) -> Evaluator:
-        """What scores samples with these settings, against a data set."""
+        """What scores samples with these settings, against a data set; conditional: they come with labels."""
         return Evaluator(
             data,
             held_out,
@@ -94,6 +95,7 @@ class Evaluate(Callback):
             split=split,
             seed=self.seed,
             device=device,
+            conditional=conditional,
         )
 
     def check(self, data: Data) -> None:
@@ -113,7 +115,13 @@ class Evaluate(Callback):
         if self._evaluator is None:
             before = time.monotonic()
             module: Any = trainer.datamodule  # type: ignore[attr-defined]
-            self._evaluator = self.evaluator(module.reference, module.held_out, module.split, gan.device)
+            self._evaluator = self.evaluator(
+                module.reference,
+                module.held_out,
+                module.split,
+                gan.device,
+                conditional=gan.conditioning.gives_labels,
+            )
             self._evaluator.prepare()
             gan.setup_seconds += time.monotonic() - before
         evaluator = self._evaluator
@@ -169,7 +177,8 @@ def read_classes(gan: GAN, evaluator: Evaluator) -> dict[str, float]:
     num = gan.conditioning.num_read
     if num == 0 or data.labels is None or data.classes is None:
         return {}
-    samples, labels = data.samples[:MOST_READ], data.labels[:MOST_READ]
+    chosen = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(0))[:MOST_READ]
+    samples, labels = data.samples[chosen], data.labels[chosen]
     parts = [gan.read_classes(as_training_input(part).to(gan.device)).cpu() for part in samples.split(256)]
     found = torch.cat(parts)
     if gan.conditioning.needs_labels:

@@ -93,6 +93,7 @@ class Discriminator(nn.Module):
     """
 
     images_only = True
+    couples_domains = True
 
     def __init__(
         self,

@@ -28,13 +28,15 @@ def alternating(gan: GAN, real: Tensor, labels: Tensor | None = None) -> None:
     """
     num = gan.num_discriminator_steps
     batches_of_labels = [None] * num if labels is None else labels.chunk(num)
-    for batch, batch_labels in zip(real.chunk(num), batches_of_labels, strict=True):
-        fakes = update_discriminator(gan, batch, batch_labels)
-    if gan.images_seen > gan.warmup_images:
+    moves_generator = gan.images_seen + num * gan.batch_size > gan.warmup_images
+    for number, (batch, batch_labels) in enumerate(zip(real.chunk(num), batches_of_labels, strict=True)):
+        shared = gan.share_fakes and moves_generator and number == num - 1
+        fakes = update_discriminator(gan, batch, batch_labels, with_graph=shared)
+    if moves_generator:
         update_generator(gan, batch, batch_labels, fakes if gan.share_fakes else None)
 
 
-def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -> list[Fakes]:
+def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None, with_graph: bool = False) -> list[Fakes]:
     """One step of D: mean loss plus mean penalties on real samples and on fakes that carry no graph to G.
 
     Returns the fakes, with their graph where G's step will share them.
@@ -44,7 +46,7 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -
     fakes = []
     for part in gan.parts():
         codes = gan.codes_of(latents[part])
-        with torch.set_grad_enabled(gan.share_fakes):
+        with torch.set_grad_enabled(with_graph):
             fakes.append(Fakes(latents[part], gan.generate(latents[part])))
         fake_part = gan.pack(fakes[-1].samples.detach())
         real_part = gan.pack(real[part])
@@ -60,8 +62,8 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None) -
         gan.record("logits/real", real_logits.mean())
         gan.record("logits/fake", fake_logits.mean())
         gan.record("discriminator/accuracy", (real_logits > fake_logits).float().mean())
-        if penalty is not None:
-            gan.record("loss/penalty", penalty)
+        if gan.penalties:  # of a lazy one 0 where it is not taken: the mean is what it weighs
+            gan.record("loss/penalty", loss.new_zeros(()) if penalty is None else penalty)
         if term is not None:
             gan.record("loss/discriminator_term", term)
         gan.note(real_logits, fake_logits)
