@@ -31,6 +31,9 @@ from gan_lab.errors import RunError
 
 log = logging.getLogger(__name__)
 
+BYTES_AT_ONCE = 2**24
+"""Read of a file at a time: reading all at once would hold it twice."""
+
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 NETWORK_REMEDY = "dataset.download=true gets them where there is network access"
 DOWNLOAD_TIMEOUT_SECONDS = 30.0  # without an answer; torchvision sets none, and a silent firewall would hang the run
@@ -238,8 +241,8 @@ def _idx_dataset(
         files = _find_idx_files(folders, stems)
         assert files is not None, "torchvision's layout is the first folder that is searched"
 
-    images = torch.cat([_read_idx(path, 3) for path in files[0::2]]).unsqueeze(1)
-    labels = torch.cat([_read_idx(path, 1) for path in files[1::2]]).long()
+    images = _joined([_read_idx(path, 3) for path in files[0::2]]).unsqueeze(1)
+    labels = _joined([_read_idx(path, 1) for path in files[1::2]]).long()
     if len(images) != len(labels):
         raise RunError(
             f"{len(images)} images but {len(labels)} labels in {', '.join(map(str, files))}: the files do not belong "
@@ -260,14 +263,21 @@ def _find_idx_files(folders: Sequence[Path], stems: Sequence[str]) -> list[Path]
     return None
 
 
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """One after the other; a single one as it is, because copies of large sets are what memory is short of."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
 def _read_idx(path: Path, dimensions: int) -> Tensor:
     """The uint8 tensor in an idx file: 0, 0, 8 (unsigned byte), rank, the big-endian int32 sizes, the values.
 
     torchvision's own reader takes no .gz, does not say which file is damaged, and passes one that is too long.
     """
+    content = bytearray()
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            content = bytearray(file.read())
+            while piece := file.read(BYTES_AT_ONCE):
+                content += piece
     except (OSError, EOFError, zlib.error) as error:
         raise RunError(f"{path} cannot be read ({error}); delete it and get it again") from error
     start = 4 + 4 * dimensions
