@@ -15,7 +15,7 @@ from gan_lab.compose import Composer
 from gan_lab.data import Data, as_training_input, label_shares
 from gan_lab.errors import ConfigError
 
-NUM_COMBINATIONS = 200
+NUM_COMBINATIONS = 240
 DATASETS = ["digits", "gaussian_ring", "coupled_digits"]
 GROUPS = ["model", "dataset", "loss", "penalty", "augment", "conditioning", "schedule", "optimizer"]
 KEYS: dict[str, list[object]] = {
