@@ -9,15 +9,13 @@ are to be minimised, each by its player; the caller takes the mean.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
 from gan_lab.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
-Uniform = Callable[[tuple[int, ...]], Tensor]
+from gan_lab.penalties import Uniform
 
 UNLABELLED = -1
 """The label of a sample whose class D is not told."""
@@ -205,6 +203,11 @@ class SemiSupervised(Conditioning):
         return outputs.argmax(dim=1)
 
 
+def _categories(draws: Tensor, num: int) -> Tensor:
+    """One-hot vectors (N, num) of equal chances, from values in [0, 1) (N,)."""
+    return one_hot((draws * num).long(), num).to(draws.dtype)
+
+
 class Codes(Conditioning):
     """InfoGAN (Chen et al. 2016, equations 5 and 6): codes in G's input, which D's further outputs Q must find again.
 
@@ -231,8 +234,7 @@ class Codes(Conditioning):
 
     def codes(self, num: int, labels: Tensor | None, uniform: Uniform) -> Tensor:
         draws = uniform((num, 1 + self.num_continuous))
-        categories = (draws[:, 0] * self.num_categories).long()
-        return torch.cat([one_hot(categories, self.num_categories).to(draws.dtype), 2 * draws[:, 1:] - 1], dim=1)
+        return torch.cat([_categories(draws[:, 0], self.num_categories), 2 * draws[:, 1:] - 1], dim=1)
 
     def _error(self, outputs: Tensor, codes: Tensor) -> Tensor:
         categories, continuous = codes.split([self.num_categories, self.num_continuous], dim=1)
@@ -285,8 +287,7 @@ class Cluster(Conditioning):
         self.category_weight = category_weight
 
     def codes(self, num: int, labels: Tensor | None, uniform: Uniform) -> Tensor:
-        draws = uniform((num, 1))
-        return one_hot((draws[:, 0] * self.num_codes).long(), self.num_codes).to(draws.dtype)
+        return _categories(uniform((num, 1))[:, 0], self.num_codes)
 
     def encoder_term(self, encoded: Tensor, latents: Tensor) -> Tensor:
         noise, category = latents[:, : -self.num_codes], latents[:, -self.num_codes :]

@@ -714,14 +714,18 @@ def device_type(config: RunConfig) -> Literal["cpu", "cuda", "mps"]:
     return "cpu"
 
 
-def build_conditioning(node: Mapping[str, Any] | None, model: Model, num_classes: int) -> Any:
-    """The conditioning (gan_lab.conditioning.Conditioning), told what it has to know of the data and of D."""
+def build_conditioning(node: Mapping[str, Any] | None, model: Model, label_shares: Any) -> Any:
+    """The conditioning (gan_lab.conditioning.Conditioning), told what it has to know of the data and of D.
+
+    label_shares: how often each class occurs in the data, a tensor (num_classes,); None where there are no labels.
+    """
     from gan_lab.conditioning import Conditioning
 
     if node is None:
         return Conditioning()
     target, _ = _import(node["_target_"], "conditioning")
     takes = inspect.signature(target).parameters
+    num_classes = 0 if label_shares is None else len(label_shares)
     if "num_classes" in takes and num_classes == 0:
         raise ConfigError(
             f"conditioning ({node['_target_'].rsplit('.', 1)[-1]}) needs labels, and the data set has none; use "
@@ -754,8 +758,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: An
     from gan_lab.streams import stream_seed
 
     model = config.model
-    num_classes = 0 if label_shares is None else len(label_shares)
-    conditioning = build_conditioning(config.conditioning, model, num_classes)
+    conditioning = build_conditioning(config.conditioning, model, label_shares)
     torch.manual_seed(stream_seed(config.seed, "initialisation/generator"))
     generator = build_generator(model, sample_shape, conditioning.num_codes)
     torch.manual_seed(stream_seed(config.seed, "initialisation/discriminator"))

@@ -20,7 +20,7 @@ from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.evaluation import Evaluator, card_id
 from gan_lab.images import to_uint8
-from gan_lab.sampling import LATENT_BLOCK, generate, latents_of
+from gan_lab.sampling import latents_of, samples_of
 from gan_lab.streams import Streams
 from gan_lab.trained import SavedWeights, device_of, trained_generator
 
@@ -57,7 +57,7 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     seed = trained.content["seed"] if request.seed is None else request.seed
     latents = torch.cat(list(latents_of(Streams(seed, device), "noise/evaluation", evaluator.num, trained.space)))
     labels = trained.space.labels_of(latents) if conditional else None
-    fake = torch.cat([samples.cpu() for samples in generate(trained.generator, iter(latents.split(LATENT_BLOCK)))])
+    fake = samples_of(trained.generator, latents)
     if fake.ndim == 4:
         fake = to_uint8(fake)
     scored = {"weights": request.weights, "noise_seed": seed, "images_seen": trained.images_seen}

@@ -18,7 +18,7 @@ from gan_lab.optimizers import Schedule, lr_factor
 from gan_lab.penalties import Discriminator, Passes, Uniform
 from gan_lab.player import Player
 from gan_lab.procedures.noise_to_data import alternating
-from gan_lab.sampling import LatentSpace
+from gan_lab.sampling import LatentSpace, evaluation_mode
 from gan_lab.schedules import Schedules
 from gan_lab.streams import LatentDistribution, Streams
 
@@ -107,6 +107,10 @@ class GAN(LightningModule):
         self.accumulate = optimization.accumulate
         self.penalties = tuple(penalties)
         self.augment = augment
+        # The states of loss, penalties and augmentation, by name; their owners keep these very dictionaries.
+        states = {"loss": adversarial_loss.state, "augment": getattr(augment, "state", None)}
+        states |= {f"penalty {type(one).__name__}": getattr(one, "state", None) for one in self.penalties}
+        self.memories: dict[str, dict[str, Tensor]] = {name: state for name, state in states.items() if state}
         self.packing = packing
         self.warmup_images = warmup_images
         self.share_fakes = share_fakes
@@ -160,7 +164,7 @@ class GAN(LightningModule):
         self.discriminator_player = Player(
             "discriminator", [self.discriminator], discriminator_optimizer, how.discriminator_clip_norm
         )
-        for memory in self._memories().values():
+        for memory in self.memories.values():
             memory.update({name: value.to(self.device) for name, value in memory.items()})
         self.average = Average(self.generator_ema, self.generator)
         self.calls = calls_of(self.generator, self.discriminator, self.compile_how, bool(self.penalties))
@@ -319,7 +323,7 @@ class GAN(LightningModule):
 
     def note(self, real_logits: Tensor, fake_logits: Tensor) -> None:
         """Keeps what `observe` will tell of a micro-batch."""
-        if self._memories():
+        if self.memories:
             real = real_logits.detach()
             self._judged.append(torch.stack([real.mean(), fake_logits.detach().mean(), real.sign().mean()]))
 
@@ -341,34 +345,23 @@ class GAN(LightningModule):
         if self.augment is not None:
             self.augment.observe(sign, self.batch_size)
 
-    def _memories(self) -> dict[str, dict[str, Tensor]]:
-        """The states of loss, penalties and augmentation, by name: the checkpoint keeps them."""
-        found = {"loss": self.adversarial_loss.state, "augment": getattr(self.augment, "state", None)}
-        found |= {f"penalty {type(one).__name__}": getattr(one, "state", None) for one in self.penalties}
-        return {name: state for name, state in found.items() if state}
-
     @torch.no_grad()
     def plain_logits(self, samples: Tensor, labels: Tensor | None) -> Tensor:
         """D's logits for samples with these labels as evaluation asks for them: nothing augmented, nothing dropped."""
-        was_training = self.discriminator.training
-        self.discriminator.eval()
         codes = samples.new_zeros(len(samples), self.conditioning.num_codes)
-        if labels is not None and self.conditioning.labels_of(codes) is not None:
-            codes = self.conditioning.codes(len(samples), labels, lambda shape: codes)
+        if labels is not None and self.conditioning.gives_labels:
+            codes = self.conditioning.codes(len(samples), labels, torch.rand)  # of the labels: nothing is drawn
         whole = len(samples) - len(samples) % self.packing
-        outputs = self._judge(self.discriminator, self.pack(samples[:whole]), codes, as_it_is)
-        self.discriminator.train(was_training)
-        return self.read(outputs, codes).float()
+        with evaluation_mode(self.discriminator):
+            outputs = self._judge(self.discriminator, self.pack(samples[:whole]), codes, as_it_is)
+            return self.read(outputs, codes).float()
 
     @torch.no_grad()
     def read_classes(self, samples: Tensor) -> Tensor:
         """The class (N,) that D, or the encoder, sees in each sample; see `Conditioning.read`."""
         network = self.discriminator if self.encoder is None else self.encoder
-        was_training = network.training
-        network.eval()
-        classes = self.conditioning.read(network(samples))
-        network.train(was_training)
-        return classes
+        with evaluation_mode(network):
+            return self.conditioning.read(network(samples))
 
     def lr_factor(self) -> float:
         factor = lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)
@@ -444,7 +437,7 @@ class GAN(LightningModule):
             "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
             "wall_seconds": self.wall_seconds,
             "recorded": {"sums": self._sums, "counts": self._counts},
-            "memories": self._memories(),
+            "memories": self.memories,
             **({} if self.encoder is None else {"encoder": self.encoder.state_dict()}),
         }
 
@@ -453,7 +446,7 @@ class GAN(LightningModule):
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.generator_ema.load_state_dict(state["generator_ema"])
-        kept, needed = sorted(state.get("memories", {})), sorted(self._memories())
+        kept, needed = sorted(state.get("memories", {})), sorted(self.memories)
         if kept != needed:
             raise RuntimeError(f"it holds the states of [{', '.join(kept)}], and [{', '.join(needed)}] have one.")
         if self.encoder is not None:
@@ -478,7 +471,7 @@ class GAN(LightningModule):
                 group.update(options)
         self._sums = {name: value.to(self.device) for name, value in state["recorded"]["sums"].items()}
         self._counts = dict(state["recorded"]["counts"])
-        for name, memory in self._memories().items():
+        for name, memory in self.memories.items():
             memory.update({key: value.to(self.device) for key, value in state["memories"][name].items()})
 
 

@@ -56,10 +56,8 @@ class Passes:
         new = [batch for batch in batches if self._find(batch) is None]
         if len(new) > 1 and self.together:
             together = self.discriminator(torch.cat(new))
-            num_outputs = len(together) // sum(
-                map(len, new)
-            )  # rows for each sample: one, or one for each of its domains
-            outputs = together.split([num_outputs * len(batch) for batch in new])
+            rows = len(together) // sum(map(len, new))  # of a sample: one, or one for each of its domains
+            outputs = together.split([rows * len(batch) for batch in new])
         else:
             outputs = tuple(self.discriminator(batch) for batch in new)
         self._known += zip(new, outputs, strict=True)

@@ -29,8 +29,7 @@ MOST_IN_A_GRID = 10_000
 
 @dataclass
 class Sampling:
-    """What to draw. out: FILE.npz (array `images`), FILE.png (a grid), or a folder for
-    one PNG each.
+    """What to draw. out: FILE.npz (array `images`), FILE.png (a grid), or a folder for one PNG each.
 
     label: of a generator that takes labels, one name or number, or several that take turns; `all`: every one. Of one
     that takes categories (infogan, cluster_gan), their numbers. codes: of infogan, the continuous ones.

@@ -1,12 +1,14 @@
 """Drawing from a trained generator: in batches, sample i the same whatever the batch size."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from gan_lab.conditioning import Conditioning, Uniform
+from gan_lab.conditioning import Conditioning
+from gan_lab.penalties import Uniform
 from gan_lab.streams import LatentDistribution, Streams
 
 LATENT_BLOCK = 256
@@ -62,16 +64,28 @@ def latents_of(streams: Streams, stream: str, num: int, space: LatentSpace) -> I
         yield space.with_codes(noise, labels, uniform)[: num - start]
 
 
+@contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, which is undone afterwards."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)
+
+
 @torch.no_grad()
 def generate(generator: nn.Module, latents: Iterator[Tensor]) -> Iterator[Tensor]:
     """Samples for each block of latents, the generator in evaluation mode, which is undone afterwards."""
-    was_training = generator.training
-    generator.eval()
-    try:
+    with evaluation_mode(generator):
         for block in latents:
             yield generator(block).float()
-    finally:
-        generator.train(was_training)
+
+
+def samples_of(generator: nn.Module, latents: Tensor) -> Tensor:
+    """The samples of all latents (N, ...), on the CPU, made in blocks."""
+    return torch.cat([samples.cpu() for samples in generate(generator, iter(latents.split(LATENT_BLOCK)))])
 
 
 def interpolate(ends: Tensor, steps: int, distribution: LatentDistribution) -> Tensor:

@@ -43,8 +43,7 @@ def trained_generator(run_dir: Path, weights: SavedWeights, device: torch.device
         images_seen = content["counters"]["images_seen"]
     model = configuration.check_against(configuration.Model, content["model"])
     shares = content.get("label_shares")
-    num_classes = 0 if shares is None else len(shares)
-    conditioning = configuration.build_conditioning(content.get("conditioning"), model, num_classes)
+    conditioning = configuration.build_conditioning(content.get("conditioning"), model, shares)
     space = LatentSpace(model.latent_dim, model.latent_distribution, conditioning, shares)
     generator = configuration.build_generator(model, tuple(content["sample_shape"]), conditioning.num_codes).to(device)
     try:

@@ -12,7 +12,7 @@ from gan_lab.callbacks.base import Callback
 from gan_lab.constraints import PositiveFloat, PositiveInt
 from gan_lab.data import Data
 from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
-from gan_lab.sampling import LATENT_BLOCK, generate, latents_of
+from gan_lab.sampling import latents_of, samples_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,7 @@ def draw_latents(gan: GAN, num: int, stream: str) -> Tensor:
 def draw(gan: GAN, latents: Tensor, weights: Weights = "ema") -> Tensor:
     """The samples of these latents, on the CPU; training is not affected."""
     generator = gan.generator_ema if weights == "ema" else gan.generator
-    return torch.cat([samples.cpu() for samples in generate(generator, iter(latents.split(LATENT_BLOCK)))])
+    return samples_of(generator, latents)
 
 
 def latents_of_grid(noise: Tensor, codes: Tensor) -> Tensor:
