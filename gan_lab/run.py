@@ -214,8 +214,8 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         try:
             trainer.fit(gan, datamodule)
         except NonFinite as error:
-            if health is not None:
-                health.on_non_finite(error, trainer, gan)
+            if health is not None and health.may_roll_back:
+                raise RollBack(str(error)) from error
             raise
     if stop.signal_number is not None:
         log.info(f"stopped at {gan.images_seen:,} images; continue with: gan-lab resume run={run_dir}")
@@ -254,7 +254,7 @@ class Hooks(LightningCallback):
 
     def on_exception(self, trainer: Trainer, gan: LightningModule, exception: BaseException) -> None:
         for callback in self.callbacks:
-            callback.on_exception(trainer, cast("GAN", gan))
+            callback.on_exception(trainer, cast("GAN", gan), exception)
 
 
 def progress(gan: GAN) -> dict[str, Any]:

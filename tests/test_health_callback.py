@@ -1,6 +1,7 @@
 """Each failure of training, brought about on purpose, is named; and what was asked for then is done."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,8 +74,11 @@ def failed(*arguments: str, cwd: Path) -> Result:
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_and_is_recorded(tmp_path: Path) -> None:
+    threads = set(threading.enumerate())
     result = failed("train", *BASE, "optimizer.lr=1e30", "budget.kimg=2", "hydra.run.dir=run", cwd=tmp_path)
 
+    assert set(threading.enumerate()) <= threads  # TensorBoard's writer has nothing left to write
+    assert "**non_finite** " in texts(tmp_path / "run")
     assert problems(tmp_path / "run") == ["non_finite"]
     assert result.err.count("loss became") == 1
     assert record_of(tmp_path / "run")["status"] == "failed"

@@ -34,5 +34,5 @@ class Callback:
     def on_end(self, trainer: Trainer, gan: GAN) -> None:
         """After the last cycle of this sitting."""
 
-    def on_exception(self, trainer: Trainer, gan: GAN) -> None:
+    def on_exception(self, trainer: Trainer, gan: GAN, error: BaseException) -> None:
         """When training ends by an error."""

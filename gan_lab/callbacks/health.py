@@ -101,7 +101,7 @@ class Health(Callback):
             if trainer.is_global_zero:
                 log.warning(f"warning: {finding.problem}: {finding.message}")
                 self._write(finding, trainer)
-        if findings and self.action == "roll_back" and self.num_roll_backs < self.most_roll_backs:
+        if findings and self.may_roll_back:
             raise RollBack(findings[0].message)
         if findings and self.action != "warn":
             self.asked_to_stop, gan.stop_asked = findings[0], True
@@ -114,12 +114,14 @@ class Health(Callback):
                 text = f"**{finding.problem}** {finding.message}"
                 cast("Any", logger).experiment.add_text("health", text, finding.images_seen)
 
-    def on_non_finite(self, error: NonFinite, trainer: Trainer, gan: GAN) -> None:
-        """A loss that is not a number ends training (the error says why), unless it can be rolled back."""
-        if trainer.is_global_zero:
+    def on_exception(self, trainer: Trainer, gan: GAN, error: BaseException) -> None:
+        """Writes that a loss is not a number, while the loggers are still open."""
+        if isinstance(error, NonFinite) and trainer.is_global_zero:
             self._write(Finding("non_finite", gan.images_seen, str(error)), trainer)
-        if self.action == "roll_back" and self.num_roll_backs < self.most_roll_backs:
-            raise RollBack(str(error)) from error
+
+    @property
+    def may_roll_back(self) -> bool:
+        return self.action == "roll_back" and self.num_roll_backs < self.most_roll_backs
 
     @property
     def keeps_checkpoints(self) -> bool:

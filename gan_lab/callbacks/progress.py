@@ -79,5 +79,5 @@ class Progress(Callback):
     def on_end(self, trainer: Trainer, gan: GAN) -> None:
         self._close()
 
-    def on_exception(self, trainer: Trainer, gan: GAN) -> None:
+    def on_exception(self, trainer: Trainer, gan: GAN, error: BaseException) -> None:
         self._close()

@@ -100,5 +100,5 @@ class Stop(Callback):
     def on_end(self, trainer: Trainer, gan: GAN) -> None:
         self.restore()
 
-    def on_exception(self, trainer: Trainer, gan: GAN) -> None:
+    def on_exception(self, trainer: Trainer, gan: GAN, error: BaseException) -> None:
         self.restore()
