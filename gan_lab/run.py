@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -112,6 +113,9 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         threads = max(1, torch.get_num_threads() // config.accelerator.num_processes)
     if threads is not None:
         torch.set_num_threads(threads)
+    if configuration.device_type(config) == "cpu":
+        # Lightning sets it, and torch would then load NVIDIA's library, or fail to, in every step of an optimizer.
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
     data = configuration.build_data(config)
     training = data if config.num_training_images is None else some_of(data, config.num_training_images)

@@ -392,3 +392,13 @@ def test_script_is_the_console_script(verb: str, tmp_path: Path, capsys: pytest.
     else:
         assert (stop.value.code, out) == (2, "")
         assert err == f"error: {arguments[0]}: there is no such directory ({tmp_path / 'nowhere'})\n"
+
+
+def test_steps_on_the_cpu_do_not_look_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing Lightning has torch load NVIDIA's library to count GPUs, and fused Adam asks in every step."""
+    asked: list[int] = []
+    monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    monkeypatch.setattr("torch.cuda._device_count_nvml", lambda: asked.append(1) or -1)
+    done("train", *SMALL, "budget.kimg=0.8", "hydra.run.dir=run", cwd=tmp_path)
+    assert record_of(tmp_path / "run")["g_steps"] == 50
+    assert len(asked) < 20
