@@ -16,6 +16,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -366,6 +367,7 @@ def _evaluated(config: Mapping[str, Any]) -> list[str]:
         images=_has_images(config["dataset"]),
         extractor=evaluation.get("extractor", "auto"),
         conditional=conditioning.gives_labels,
+        layout=getattr(_import(config["dataset"]["_target_"], "dataset")[0], "layout", "single"),
     )
     if issubclass(conditioning, Codes | Cluster):
         names += ["clusters/purity", "clusters/error"]
@@ -816,7 +818,11 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: An
 def _build_penalty(node: Mapping[str, Any], key: str) -> Any:
     """A penalty that is a function waits for its first arguments; one that is a class, with a state, is made."""
     target, _ = _import(node["_target_"], key)
-    return _instantiate(node if inspect.isclass(target) else {**node, "_partial_": True}, key)
+    if inspect.isclass(target):
+        return _instantiate(node, key)
+    deferred = _instantiate({**node, "_partial_": True}, key)
+    # Hydra's own partial decides anew at each call whether it may be called: half a millisecond of every step of D.
+    return partial(deferred.func, *deferred.args, **deferred.keywords)
 
 
 def build_evaluation(config: RunConfig) -> Any:

@@ -8,7 +8,7 @@ samples of the other half, what a perfect generator would get.
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_lab.data import Data, as_training_input
+from gan_lab.data.coupled import domains
 from gan_lab.errors import ConfigError
 from gan_lab.features import NUM_HASH_DIGITS, Extractor, Features, Rows
 from gan_lab.features.cache import Cache, code_key, content_key
@@ -46,13 +47,16 @@ LARGER_IS_BETTER = frozenset(
     {
         *("precision", "recall", "density", "coverage", "class_score", "inception_score", "modes_covered"),
         *("modes_with_5", "high_quality", "diversity", "nearest_train_ratio", "authentic"),
-        *("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity"),
+        *("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity", "pair_agreement"),
     }
 )
 """Of every other metric, less is better."""
 
 LABEL_METRICS = frozenset({"labels", "class_frechet", "classification"})
 """Metrics of fakes that were asked for by label."""
+
+Layout = Literal["single", "stacked", "coupled"]
+"""What a sample of the data is: an image (or a point), gray ones on its channels, or those of two domains."""
 
 WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored")
 
@@ -67,11 +71,18 @@ FEWEST_IN_A_CLASS = 20
 
 
 def metric_names(
-    metrics: Sequence[Metric], *, images: bool, extractor: ExtractorName = "auto", conditional: bool = False
+    metrics: Sequence[Metric],
+    *,
+    images: bool,
+    extractor: ExtractorName = "auto",
+    conditional: bool = False,
+    layout: Layout = "single",
 ) -> list[str]:
     """The names under which metrics are written; those that need the data's labels, or held-out data, as if there were
-    some. conditional: the fakes have labels too."""
+    some. conditional: the fakes have labels too. layout: of the data's samples."""
     published = extractor == "inception"
+    knows_classes = extractor in ("auto", "cnn")
+    judges_labels = conditional and knows_classes and layout == "single"
     with_features = {
         "frechet": ["fid" if published else "fd"],
         "kernel": ["kid" if published else "kd"],
@@ -79,8 +90,8 @@ def metric_names(
         "class_score": ["inception_score" if published else "class_score"],
         "memorisation": ["nearest_train_ratio", "authentic"],
         "class_frechet": ["class_fd"] if conditional else [],
-        "labels": ["label_accuracy"] if conditional and extractor in ("auto", "cnn") else [],
-        "classification": ["classification_accuracy"] if conditional and extractor in ("auto", "cnn") else [],
+        "labels": ["label_accuracy"] if judges_labels else [],
+        "classification": ["classification_accuracy"] if judges_labels else [],
     }
     names = {
         "manifold": ["precision", "recall", "density", "coverage"],
@@ -92,11 +103,12 @@ def metric_names(
         "diversity": ["diversity"],
         **(with_features if images and extractor != "none" else {}),
     }
-    if images and extractor not in ("auto", "cnn"):
+    if images and not knows_classes:
         del names["modes"]
     if extractor == "random":
         names.pop("class_score", None)
-    return [name for metric in metrics for name in names.get(metric, ())]
+    written = [name for metric in metrics for name in names.get(metric, ())]
+    return [*written, "pair_agreement"] if layout == "coupled" and knows_classes else written
 
 
 class Channelwise(nn.Module):
@@ -413,6 +425,45 @@ class Evaluator:
         else:
             test = (self.held_out.samples, self.held_out.labels)
         return classification_accuracy(fake, labels, len(self.data.classes), test, seed=self.seed, device=self.device)
+
+
+class DomainsEvaluator(Evaluator):
+    """Scores pairs of two domains: each metric is the mean of its two values, of each domain against all its images.
+
+    What the two images of a pair have in common no metric of one domain sees: `pair_agreement` is the share of pairs
+    whose images show the same class, by the base set's classifier. Its floor is that of the data, where none belong
+    together: what a generator gets that has learned nothing of the pairs.
+    """
+
+    @cached_property
+    def _each(self) -> Evaluator:
+        assert self.data.parts is not None
+        settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        held_out = None if self.held_out is None else self.held_out.parts
+        return Evaluator(**settings | {"data": self.data.parts, "held_out": held_out})
+
+    @property
+    def extractor(self) -> Extractor | None:
+        return self._each.extractor
+
+    def prepare(self) -> None:
+        self._each.prepare()
+
+    @cached_property
+    def floor(self) -> dict[str, float]:
+        return self._each.floor | self._agreement(self._halves[0])
+
+    def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
+        first, second = (self._each.score(images) for images in domains(fake))
+        return {name: (first[name] + second[name]) / 2 for name in first} | self._agreement(fake)
+
+    def _agreement(self, pairs: Tensor) -> dict[str, float]:
+        if self.extractor is None or self.extractor.name != "cnn":
+            return {}
+        first, second = (self.extractor(images).probabilities for images in domains(pairs))
+        assert first is not None
+        assert second is not None
+        return {"pair_agreement": (first.argmax(dim=1) == second.argmax(dim=1)).double().mean().item()}
 
 
 def _code_of_metrics() -> str:

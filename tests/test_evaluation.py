@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import gan_lab.evaluation
 from gan_lab.data import Data
+from gan_lab.data.coupled import coupled_digits
 from gan_lab.data.digits import digits
 from gan_lab.data.points import gaussian_ring
 from gan_lab.data.stacked import stacked_digits
@@ -23,6 +24,7 @@ from gan_lab.evaluation import (
     NUM_POINTS,
     WHAT_WAS_SCORED,
     Channelwise,
+    DomainsEvaluator,
     Evaluator,
     ExtractorName,
     Metric,
@@ -59,6 +61,11 @@ def of_points(cache: Cache, metrics: tuple[Metric, ...] = ALL, **options: Any) -
 def of_stacks(cache: Cache, metrics: tuple[Metric, ...], **options: Any) -> Evaluator:
     data, held_out = stacked_digits(num_samples=4000), stacked_digits(num_samples=500, split="test")
     return Evaluator(data, held_out, metrics, cache, extractor_name="cnn", **options)
+
+
+def of_pairs(cache: Cache, metrics: tuple[Metric, ...], **options: Any) -> DomainsEvaluator:
+    settings: dict[str, Any] = {"num_samples": NUM, "extractor_name": "cnn", **options}
+    return DomainsEvaluator(coupled_digits(), coupled_digits(split="test"), metrics, cache, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +133,20 @@ class TestNames:
         evaluator = of_stacks(cache, ALL, num_samples=NUM)
         assert_names(evaluator, metric_names(ALL, images=True, extractor="cnn"))
 
+    @pytest.mark.parametrize("metric", sorted(LABEL_METRICS))
+    def test_stacks_that_were_asked_for_by_label(self, cache, metric: Metric):
+        """Nothing judges the label of a whole stack."""
+        evaluator = of_stacks(cache, (metric,), num_samples=NUM, conditional=True)
+        assert evaluator.data.labels is not None
+        found = evaluator.score(evaluator.data.samples[: evaluator.num], evaluator.data.labels[: evaluator.num])
+        names = metric_names((metric,), images=True, extractor="cnn", conditional=True, layout="stacked")
+        assert sorted(found) == sorted(names)
+
+    @pytest.mark.parametrize("name", ["cnn", "random", "none"])
+    def test_coupled(self, cache, name: ExtractorName):
+        evaluator = of_pairs(cache, ALL, extractor_name=name)
+        assert_names(evaluator, metric_names(ALL, images=True, extractor=name, layout="coupled"))
+
     def test_published(self, cache, monkeypatch):
         monkeypatch.setattr(gan_lab.evaluation, "inception", published)
         evaluator = of_digits(cache, extractor_name="inception", inception_weights="w.pth")
@@ -157,6 +178,7 @@ DIRECTIONS = {
     **dict.fromkeys(("modes_covered", "modes_with_5", "high_quality", "diversity", "nearest_train_ratio"), 1),
     "authentic": 1,
     **dict.fromkeys(("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity"), 1),
+    "pair_agreement": 1,
     **dict.fromkeys(("class_fd", "clusters/error"), -1),
 }
 
@@ -178,7 +200,8 @@ def test_every_metric_has_a_direction():
         for extractor in get_args(ExtractorName)
         for name in metric_names(ALL, images=images, extractor=extractor, conditional=True)
     }
-    assert names | {"classes/accuracy", "clusters/purity", "clusters/error"} == set(DIRECTIONS)
+    others = {"classes/accuracy", "clusters/purity", "clusters/error", "pair_agreement"}
+    assert names | others == set(DIRECTIONS)
     assert {name for name, direction in DIRECTIONS.items() if direction > 0} == LARGER_IS_BETTER
 
 
@@ -714,3 +737,36 @@ class TestStacked:
         one = stacked.score(data.samples[:1].repeat(2000, 1, 1, 1))
         assert one["modes_covered"] == one["modes_with_5"] == 1
         assert one["mode_kl"] == pytest.approx(math.log(1000))
+
+
+# ----------------------------------------------------------------------- pairs of two domains
+
+
+def test_every_metric_of_pairs_is_the_mean_of_both_domains(cache):
+    pairs, single = of_pairs(cache, ALL), of_digits(cache, ALL)
+    images, _ = other_half(single)
+    first, second = noisy(images, 20), noisy(images, 80)
+    found = pairs.score(torch.cat([first, 255 - second], dim=1))
+    one, other = single.score(first), single.score(second)
+    assert {name: value for name, value in found.items() if name != "pair_agreement"} == {
+        name: pytest.approx((one[name] + other[name]) / 2) for name in one
+    }
+    assert {name: value for name, value in pairs.floor.items() if name != "pair_agreement"} == single.floor
+
+
+def test_pairs_agree_as_often_as_they_show_one_class(cache):
+    pairs = of_pairs(cache, ("frechet",))
+    base = digits()
+    assert base.labels is not None
+    chosen = torch.arange(pairs.num)
+    images, labels = base.samples[chosen], base.labels[chosen]
+    assert pairs.score(torch.cat([images, 255 - images], dim=1))["pair_agreement"] == 1.0
+
+    shift = torch.randperm(pairs.num, generator=torch.Generator().manual_seed(2))
+    mixed = torch.cat([images, 255 - images[shift]], dim=1)
+    expected = (labels == labels[shift]).double().mean().item()
+    assert pairs.score(mixed)["pair_agreement"] == pytest.approx(expected, abs=0.02)  # the classifier errs
+    assert pairs.floor["pair_agreement"] == pytest.approx(0.1, abs=0.06)
+    # Unequal classes, and not swapped domains, are what counts.
+    swapped = torch.cat([images[shift], 255 - images], dim=1)
+    assert pairs.score(swapped)["pair_agreement"] == pytest.approx(expected, abs=0.02)

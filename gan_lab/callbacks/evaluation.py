@@ -16,7 +16,7 @@ from gan_lab.callbacks.base import Callback
 from gan_lab.callbacks.samples import Weights, draw, draw_latents
 from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.data import Data, as_training_input
-from gan_lab.evaluation import Evaluator, ExtractorName, Metric, better, card_id, in_words
+from gan_lab.evaluation import DomainsEvaluator, Evaluator, ExtractorName, Metric, better, card_id, in_words
 from gan_lab.features.cache import Cache
 from gan_lab.images import to_uint8
 from gan_lab.metrics.labels import cluster_purity, matched_error
@@ -84,7 +84,8 @@ class Evaluate(Callback):
         conditional: bool = False,
     ) -> Evaluator:
         """What scores samples with these settings, against a data set; conditional: they come with labels."""
-        return Evaluator(
+        kind = DomainsEvaluator if data.coupled else Evaluator
+        return kind(
             data,
             held_out,
             tuple(self.metrics),

@@ -23,7 +23,8 @@ class Data(NamedTuple):
     modes: float32 (M, 2), the true centres of a 2-D mixture, so that a label is an index into it; else None.
     mode_std: the standard deviation of each mode along each axis; None without ``modes``.
     parts: of stacked images, the base set whose pictures are the channels; a label's decimal digits are the channels'
-        labels. Else None.
+        labels. Of coupled ones, the base set of both domains. Else None.
+    coupled: samples hold the images of two domains, see ``gan_lab.data.coupled``.
     samples_key: a name for the content of ``samples`` (``content_key`` of them) that was known without reading them;
         None where it was not.
     """
@@ -34,6 +35,7 @@ class Data(NamedTuple):
     modes: Tensor | None = None
     mode_std: float | None = None
     parts: "Data | None" = None
+    coupled: bool = False
     samples_key: str | None = None
 
 

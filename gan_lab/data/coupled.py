@@ -8,6 +8,7 @@ whatever is common to the two that a generator draws was learned from each domai
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from gan_lab.constraints import ImageSize
 from gan_lab.data import Data
@@ -32,13 +33,23 @@ def coupled(data: Data, seed: int) -> Data:
     Which negative stands behind an image depends on ``seed`` alone, which neither reads nor changes torch's global
     generator: all images follow each other in one random cycle, and each has the negative of the next. So none has its
     own. labels and classes: None, for the two images of a sample have nothing in common that a label could name.
+    ``parts`` is the data itself.
     """
     assert data.samples.dtype == torch.uint8, "points have no negative"
     assert len(data.samples) > 1, "the only image would stand before its own negative"
     cycle = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(seed))
     partners = torch.empty_like(cycle)
     partners[cycle] = cycle.roll(-1)
-    return Data(torch.cat([data.samples, 255 - data.samples[partners]], dim=1), labels=None, classes=None)
+    samples = torch.cat([data.samples, 255 - data.samples[partners]], dim=1)
+    return Data(samples, labels=None, classes=None, parts=data, coupled=True)
 
 
-coupled_digits.labelled = False  # type: ignore[attr-defined]  # the check knows before the data are read
+def domains(samples: Tensor) -> tuple[Tensor, Tensor]:
+    """uint8 (N, 2C, H, W) -> the images of both domains, (N, C, H, W) each, the negatives made positive."""
+    images, negatives = samples.chunk(2, dim=1)
+    return images, 255 - negatives
+
+
+# The check knows these before the data are read.
+coupled_digits.labelled = False  # type: ignore[attr-defined]
+coupled_digits.layout = "coupled"  # type: ignore[attr-defined]

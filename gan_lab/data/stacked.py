@@ -74,3 +74,7 @@ def _stacked(base: Data, num_samples: int, seed: int) -> Data:
         labels = NUM_DIGITS * labels + base.labels[indices]
     classes = tuple(f"{label:0{NUM_CHANNELS}}" for label in range(NUM_DIGITS**NUM_CHANNELS))
     return Data(images, labels, classes, parts=base)
+
+
+# The check knows these before the data are read.
+stacked_digits.layout = stacked_mnist.layout = "stacked"  # type: ignore[attr-defined]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gan_lab.data import Data
-from gan_lab.data.coupled import coupled, coupled_digits
+from gan_lab.data.coupled import coupled, coupled_digits, domains
 from gan_lab.data.digits import digits
 
 
@@ -32,12 +32,26 @@ def test_the_first_channel_is_the_digits_and_the_second_their_negatives_in_anoth
     assert not own.any()  # no two pictures are alike, so a sum of 255 everywhere would be a digit and its own negative
 
 
+def test_domains_are_the_images_of_each_made_positive():
+    data = coupled_digits()
+    first, second = domains(data.samples)
+
+    assert torch.equal(first, digits().samples)
+    assert second.dtype == torch.uint8
+    assert torch.equal(second, 255 - data.samples[:, 1:])
+    wide = torch.randint(256, (5, 6, 4, 4), dtype=torch.uint8)
+    assert torch.equal(domains(wide)[0], wide[:, :3])
+    assert torch.equal(domains(wide)[1], 255 - wide[:, 3:])
+
+
 def test_there_is_no_label():
     data = coupled_digits()
 
     assert data.labels is None
     assert data.classes is None
-    assert data.parts is None
+    assert data.coupled
+    assert data.parts is not None
+    assert torch.equal(data.parts.samples, digits().samples)
     assert data.modes is None
     assert data.samples_key is None
 
