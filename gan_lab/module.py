@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -222,9 +223,11 @@ class GAN(LightningModule):
         """(N, num_codes): what of G's input says what is wanted."""
         return latents[:, self.latent_space.dim :]
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> AbstractContextManager[None]:
         """Lower precision for the networks' passes; losses, penalties and averages stay in float32."""
-        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
 
     def generate(self, latents: Tensor) -> Tensor:
         """Fakes in float32 from the generator as it is being trained."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,8 +45,8 @@ class Player:
             bad = (~torch.isfinite(loss)).float()
             self._found_inf = bad if self._found_inf is None else torch.maximum(self._found_inf, bad)
             self.optimizer.found_inf = self._found_inf  # type: ignore[attr-defined]
-        elif not torch.isfinite(loss):
-            self._refuse(float(loss), gan)
+        elif not math.isfinite(value := loss.item()):
+            self._refuse(value, gan)
 
     def check_finite(self, gan: GAN) -> None:
         """Raises if a step had to be skipped since the last call (devices on which the guard does not sync)."""

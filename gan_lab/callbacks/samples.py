@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from gan_lab.callbacks.base import Callback
+from gan_lab.callbacks.base import Callback, is_tensorboard
 from gan_lab.constraints import PositiveFloat, PositiveInt
 from gan_lab.data import Data
 from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
@@ -53,10 +53,19 @@ def picture_of(samples: Tensor, data: Data, columns: int) -> Tensor:
     return image_grid(samples if samples.dtype == torch.uint8 else to_uint8(samples), columns)
 
 
-def log_picture(loggers: Sequence[Any], name: str, picture: Tensor, step: int) -> None:
-    """A uint8 picture (C, H, W) to every logger that takes pictures: TensorBoard's writer, or one with `log_image`."""
+def log_picture(loggers: Sequence[Any], name: str, picture: Tensor, png: bytes, step: int) -> None:
+    """A uint8 picture (C, H, W) to every logger that takes pictures: TensorBoard's writer, or one with `log_image`.
+
+    png: the same as a file's content, which TensorBoard keeps as it is: to pack it takes longer than all the rest.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary  # here: a check of the configuration need not wait for it
+
     for logger in loggers:
-        if hasattr(getattr(logger, "experiment", None), "add_image"):
+        if is_tensorboard(logger):
+            channels, height, width = picture.shape
+            image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+            logger.experiment.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        elif hasattr(getattr(logger, "experiment", None), "add_image"):
             logger.experiment.add_image(name, picture, step)
         elif hasattr(logger, "log_image"):
             logger.log_image(key=name, images=[picture.permute(1, 2, 0).numpy()], step=step)
@@ -109,5 +118,5 @@ class SampleGrid(Callback):
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         picture = picture_of(draw(gan, latents, self.weights), data, columns)
         suffix = "" if name == "samples" else f"-{name}"
-        save_png(picture, Path(trainer.default_root_dir, "samples", f"{gan.images_seen:09d}{suffix}.png"))
-        log_picture(trainer.loggers, name, picture, gan.images_seen)
+        png = save_png(picture, Path(trainer.default_root_dir, "samples", f"{gan.images_seen:09d}{suffix}.png"))
+        log_picture(trainer.loggers, name, picture, png, gan.images_seen)
