@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gan_lab.compiled import Calls, Compile, calls_of
 from gan_lab.conditioning import Conditioning
+from gan_lab.data.batches import Batch
 from gan_lab.ema import Average, ema_decay
 from gan_lab.losses import AdversarialLoss
 from gan_lab.models.layers import has_batch_norm
@@ -174,8 +175,10 @@ class GAN(LightningModule):
             self.state_to_load = None
         return [generator_optimizer, discriminator_optimizer]
 
-    def training_step(self, batch: Tensor | tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """One cycle; batch: the reals of all its updates of D, or (reals, labels)."""
+    def training_step(self, batch: Batch | Iterator[Batch], batch_idx: int) -> None:
+        """One cycle; batch: the reals of all its updates of D, or (reals, labels), or an iterator's next one."""
+        if isinstance(batch, Iterator):
+            batch = next(batch)
         real, labels = (batch, None) if isinstance(batch, Tensor) else batch
         self.images_before = self.images_seen
         self.published = {}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command
+from conftest import ROOT, command, rows_without_wall_time
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
@@ -392,6 +392,29 @@ def test_script_is_the_console_script(verb: str, tmp_path: Path, capsys: pytest.
     else:
         assert (stop.value.code, out) == (2, "")
         assert err == f"error: {arguments[0]}: there is no such directory ({tmp_path / 'nowhere'})\n"
+
+
+def test_callbacks_of_lightnings_own_see_every_cycle_and_change_none(tmp_path: Path) -> None:
+    """Without one, several cycles are one of Lightning's batches; what is trained and written is the same."""
+    (tmp_path / "own.py").write_text(
+        "from pytorch_lightning import Callback\n\n\nclass Mine(Callback):\n"
+        "    def on_train_batch_end(self, trainer, gan, *rest):\n"
+        "        with open('seen', 'a') as file:\n            file.write(f'{gan.images_seen}\\n')\n"
+    )
+    arguments = ["train", *SMALL, "budget.kimg=0.64", "callbacks.metrics.every_kimg=0.016"]
+    done(*arguments, "hydra.run.dir=without", cwd=tmp_path)
+    assert not (tmp_path / "seen").exists()
+    sys.path.insert(0, str(tmp_path))
+    try:
+        done(*arguments, "hydra.run.dir=with", "callbacks.mine._target_=own.Mine", cwd=tmp_path)
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("own", None)
+    images = [16 * cycle for cycle in range(1, 41)]
+    assert [int(line) for line in (tmp_path / "seen").read_text().split()] == images
+    rows = rows_without_wall_time(tmp_path / "with")
+    assert [int(row["images_seen"]) for row in rows] == images
+    assert rows == rows_without_wall_time(tmp_path / "without")
 
 
 def test_steps_on_the_cpu_do_not_look_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

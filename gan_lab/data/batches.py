@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import islice
 from typing import TypeVar, cast
 
 import torch
@@ -13,6 +14,8 @@ from gan_lab.data import Data, as_training_input
 from gan_lab.streams import stream_seed
 
 Item = TypeVar("Item")
+Batch = Tensor | tuple[Tensor, Tensor]
+"""The reals of one cycle; where training uses labels, with theirs."""
 
 
 class EpochOrder:
@@ -75,7 +78,7 @@ class RealBatches:
         local = batch_size // world_size
         self.local_rows = slice(rank * local, (rank + 1) * local)
 
-    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         gathered = self._gathered() if self.resident else one_ahead(self._gathered())
         for samples, indices in gathered:
             real = as_training_input(samples.to(self.device, non_blocking=True))
@@ -93,6 +96,19 @@ class RealBatches:
             self.images = stop
 
 
+class SeveralCycles:
+    """The same batches, `num` at a time, as iterators that must be used up one after the other."""
+
+    def __init__(self, batches: RealBatches, num: int):
+        self.batches = batches
+        self.num = num
+
+    def __iter__(self) -> Iterator[Iterator[Batch]]:
+        batches = iter(self.batches)
+        while True:
+            yield islice(batches, self.num)
+
+
 def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The items of an endless iterator, each made by a thread while the one before it is used."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="next-batch") as thread:
@@ -108,7 +124,7 @@ class RealData(LightningDataModule):
 
     split: what part of the data set it is, by name; make_held_out: gets samples that are never trained on, when asked;
     labels: those that training sees, (N,), None where it needs none; reference: what fakes are compared with, where it
-    is more than what is trained on.
+    is more than what is trained on; cycles_at_once: above 1, Lightning's batches are iterators over so many of ours.
     """
 
     def __init__(
@@ -123,6 +139,7 @@ class RealData(LightningDataModule):
         make_held_out: Callable[[], Data | None] = lambda: None,
         labels: Tensor | None = None,
         reference: Data | None = None,
+        cycles_at_once: int = 1,
     ):
         super().__init__()
         self.data = data
@@ -134,15 +151,16 @@ class RealData(LightningDataModule):
         self.num_batches = num_batches
         self.seed = seed
         self.device_bytes = int(device_gib * 2**30)
+        self.cycles_at_once = cycles_at_once
 
     @cached_property
     def held_out(self) -> Data | None:
         """Samples that are never trained on, for evaluation; None where there are none."""
         return self._make_held_out()
 
-    def train_dataloader(self) -> RealBatches:
+    def train_dataloader(self) -> RealBatches | SeveralCycles:
         assert self.trainer is not None
-        return RealBatches(
+        batches = RealBatches(
             self.data.samples,
             self.labels,
             batch_size=self.batch_size,
@@ -154,3 +172,4 @@ class RealData(LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
         )
+        return batches if self.cycles_at_once == 1 else SeveralCycles(batches, self.cycles_at_once)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_lab.data import as_training_input
-from gan_lab.data.batches import EpochOrder, RealBatches, one_ahead
+from gan_lab.data.batches import EpochOrder, RealBatches, SeveralCycles, one_ahead
 
 
 def batches(samples: Tensor, **settings) -> RealBatches:
@@ -82,6 +82,16 @@ def test_a_resumed_run_sees_what_the_whole_run_would_have(cycles_before):
     resumed = shown(batches(numbered(10), **settings, start_images=8 * cycles_before), 20 - cycles_before)
 
     assert resumed == whole[8 * cycles_before :]
+
+
+def test_several_cycles_at_once_are_the_same_batches_one_after_the_other():
+    several = iter(SeveralCycles(batches(numbered(20), batch_size=4), 3))
+    one_by_one = iter(batches(numbered(20), batch_size=4))
+    for _ in range(4):
+        found = list(next(several))
+        assert len(found) == 3
+        for batch in found:
+            assert torch.equal(batch, next(one_by_one))
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
