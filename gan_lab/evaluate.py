@@ -19,7 +19,7 @@ from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.evaluation import Evaluator, card_id
-from gan_lab.images import to_uint8
+from gan_lab.images import PICTURE_CHANNELS, to_uint8
 from gan_lab.sampling import latents_of, samples_of
 from gan_lab.streams import Streams
 from gan_lab.trained import SavedWeights, device_of, trained_generator
@@ -123,6 +123,10 @@ def read_samples(path: Path, data: Data) -> tuple[Tensor, str]:
     if path.is_dir():
         if len(expected) != 3:
             raise ConfigError(f"images={path}: a folder holds pictures, and the data set has points; give an .npz file")
+        if expected[0] not in PICTURE_CHANNELS:
+            raise ConfigError(
+                f"images={path}: a folder holds pictures, and the samples have {expected[0]} channels; give an .npz file"
+            )
         samples = image_folder(root=str(path), image_size=expected[1], channels=expected[0]).samples  # type: ignore[arg-type]
         return samples, _changes_to_files(path, expected)
     samples = torch.from_numpy(_array(path))

@@ -79,7 +79,7 @@ def metric_names(
     layout: Layout = "single",
 ) -> list[str]:
     """The names under which metrics are written; those that need the data's labels, or held-out data, as if there were
-    some. conditional: the fakes have labels too. layout: of the data's samples."""
+    some. conditional: the fakes have labels too. layout: of the data's samples, which have classes where coupled."""
     published = extractor == "inception"
     knows_classes = extractor in ("auto", "cnn")
     judges_labels = conditional and knows_classes and layout == "single"
@@ -428,11 +428,11 @@ class Evaluator:
 
 
 class DomainsEvaluator(Evaluator):
-    """Scores pairs of two domains: each metric is the mean of its two values, of each domain against all its images.
+    """Scores pairs of two domains: each metric is the worse of its two values, of each domain against all its images.
 
     What the two images of a pair have in common no metric of one domain sees: `pair_agreement` is the share of pairs
-    whose images show the same class, by the base set's classifier. Its floor is that of the data, where none belong
-    together: what a generator gets that has learned nothing of the pairs.
+    whose images show the same class, by the base set's classifier. Where the two have nothing in common, as in the
+    data, that is the chance of equal classes; its floor is 1, of an image and its own negative.
     """
 
     @cached_property
@@ -449,17 +449,25 @@ class DomainsEvaluator(Evaluator):
     def prepare(self) -> None:
         self._each.prepare()
 
-    @cached_property
+    @property
     def floor(self) -> dict[str, float]:
-        return self._each.floor | self._agreement(self._halves[0])
+        return self._each.floor | ({"pair_agreement": 1.0} if self._knows_classes else {})
+
+    @property
+    def card(self) -> dict[str, Any]:
+        return {**super().card, "domains": "the worse of two"}
 
     def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         first, second = (self._each.score(images) for images in domains(fake))
-        return {name: (first[name] + second[name]) / 2 for name in first} | self._agreement(fake)
+        found = {name: first[name] if better(name, second[name], first[name]) else second[name] for name in first}
+        return found | (self._agreement(fake) if self._knows_classes else {})
+
+    @property
+    def _knows_classes(self) -> bool:
+        return self.extractor is not None and self.extractor.name == "cnn"
 
     def _agreement(self, pairs: Tensor) -> dict[str, float]:
-        if self.extractor is None or self.extractor.name != "cnn":
-            return {}
+        assert self.extractor is not None
         first, second = (self.extractor(images).probabilities for images in domains(pairs))
         assert first is not None
         assert second is not None

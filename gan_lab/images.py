@@ -11,6 +11,9 @@ from torch import Tensor
 
 from gan_lab.files import replacing
 
+PICTURE_CHANNELS = (1, 3, 4)
+"""Of a picture in a file: gray, RGB, RGB and opacity."""
+
 SMALLEST_TILE = 56
 """Images with smaller sides are enlarged in grids by a whole factor, smoothly, so that 8x8 digits can be read."""
 

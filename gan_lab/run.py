@@ -114,7 +114,7 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
     if threads is not None:
         torch.set_num_threads(threads)
     if configuration.device_type(config) == "cpu":
-        # Lightning sets it, and torch would then load NVIDIA's library, or fail to, in every step of an optimizer.
+        # Lightning sets it, and torch would then load NVIDIA's library, or fail to, in every step of Adam or RMSprop.
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
     data = configuration.build_data(config)

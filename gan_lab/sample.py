@@ -17,7 +17,7 @@ from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.directions import closed_form_directions
 from gan_lab.errors import ConfigError
 from gan_lab.files import replacing
-from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
+from gan_lab.images import PICTURE_CHANNELS, image_grid, save_png, scatter_plot, to_uint8
 from gan_lab.names import nearest
 from gan_lab.record import find_run
 from gan_lab.sampling import LatentSpace, generate, interpolate, latents_of
@@ -210,6 +210,11 @@ def _write_folder(samples: Iterator[Tensor], num: int, out: Path) -> None:
             if part.ndim == 2:
                 raise ConfigError(
                     f"out={out}: points are not pictures; use out=FILE.npz or out=FILE.png (a scatter plot)"
+                )
+            if part.shape[1] not in PICTURE_CHANNELS:
+                raise ConfigError(
+                    f"out={out}: samples of {part.shape[1]} channels are no pictures; use out=FILE.npz or out=FILE.png "
+                    "(both domains side by side)"
                 )
             for image in to_uint8(part):
                 save_png(image, unfinished / f"{index:0{digits}d}.png")

@@ -417,11 +417,44 @@ def test_callbacks_of_lightnings_own_see_every_cycle_and_change_none(tmp_path: P
     assert rows == rows_without_wall_time(tmp_path / "without")
 
 
+def test_data_that_does_not_live_on_the_device_trains_alike(tmp_path: Path) -> None:
+    arguments = ["train", *SMALL, "budget.kimg=0.64", "callbacks.metrics.every_kimg=0.016"]
+    for name, gib in (("resident", 4), ("host", 1e-9)):
+        done(*arguments, f"accelerator.data_gib={gib}", f"hydra.run.dir={name}", cwd=tmp_path)
+    rows = [rows_without_wall_time(tmp_path / name) for name in ("resident", "host")]
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 40
+
+
+@pytest.mark.parametrize("cycle", [1, 5, 16, 17])
+def test_a_callback_that_asks_to_stop_ends_the_run_within_the_next_cycle(tmp_path: Path, cycle: int) -> None:
+    """Also in the middle of one of Lightning's batches, which hold 16 cycles."""
+    (tmp_path / "own.py").write_text(
+        "from gan_lab.callbacks.base import Callback\n\n\nclass Mine(Callback):\n"
+        "    def on_cycle_end(self, trainer, gan):\n"
+        f"        gan.stop_asked = gan.images_seen == {16 * cycle}\n"
+    )
+    sys.path.insert(0, str(tmp_path))
+    try:
+        done(
+            *("train", *SMALL, "budget.kimg=0.64", "evaluation=none", "hydra.run.dir=run"),
+            "callbacks.mine._target_=own.Mine",
+            cwd=tmp_path,
+        )
+    finally:
+        sys.path.remove(str(tmp_path))
+        sys.modules.pop("own", None)
+    assert record_of(tmp_path / "run")["images_seen"] == 16 * (cycle + 1)
+
+
 def test_steps_on_the_cpu_do_not_look_for_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Importing Lightning has torch load NVIDIA's library to count GPUs, and fused Adam asks in every step."""
+    """Importing Lightning has torch load NVIDIA's library to count GPUs, and Adam asks in every step.
+
+    With a torch that is built for CPUs only, nothing asks.
+    """
     asked: list[int] = []
     monkeypatch.setenv("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     monkeypatch.setattr("torch.cuda._device_count_nvml", lambda: asked.append(1) or -1)
-    done("train", *SMALL, "budget.kimg=0.8", "hydra.run.dir=run", cwd=tmp_path)
+    done("train", *SMALL, "accelerator=cpu", "budget.kimg=0.8", "hydra.run.dir=run", cwd=tmp_path)
     assert record_of(tmp_path / "run")["g_steps"] == 50
     assert len(asked) < 20

@@ -322,6 +322,19 @@ def test_weight_clipping_beside_a_penalty() -> None:
     assert problems_of(composed("loss=wgan_gp", "loss.weight_clip=0.1", "loss.penalty=null")) == []
 
 
+def test_metrics_that_a_kind_of_data_does_not_have() -> None:
+    """Pairs of two domains agree or not; the label of a whole stack has no judge."""
+    pairs = ["model=coupled", "objective=pair_agreement"]
+    assert problems_of(composed(*pairs, "dataset=coupled_digits")) == []
+    for more in (["dataset=coupled_digits", "evaluation.extractor=random"], ["model=dcgan", "dataset=digits"]):
+        (problem,) = refused(*pairs, *more)
+        assert problem.startswith("objective=pair_agreement is not measured by this run; ")
+    labels = ["model=dcgan", "conditioning=projection", "evaluation=full", "objective=label_accuracy"]
+    assert problems_of(composed(*labels, "dataset=digits")) == []
+    (problem,) = refused(*labels, "dataset=stacked_digits")
+    assert problem.startswith("objective=label_accuracy is not measured by this run; ")
+
+
 def test_penalties_are_plain_partials() -> None:
     """Those of Hydra decide at each call whether it is allowed, which takes half a millisecond."""
     gan = build_gan(typed("model=mlp", "loss=wgan_gp", "penalty=[r1,lecam]", "penalty.r1.every=4"), (1, 8, 8))

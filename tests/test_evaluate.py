@@ -384,6 +384,7 @@ def refused(result: Result, code: int, start: str) -> None:
         ("images=flat.npy dataset=digits", 2, "images=flat.npy: shape (60, 64), expected (N, H, W, 1) like the data"),
         ("images=two.npz dataset=digits", 2, "images=two.npz holds the arrays a, b; expected one, or one called im"),
         ("images=few.npz dataset=digits", 1, "images=few.npz: 31 samples are too few to score; give at least 32"),
+        ("images=folder dataset=coupled_digits", 2, "images=folder: a folder holds pictures, and the samples have 2 "),
         ("images=folder dataset=gaussian_ring", 2, "images=folder: a folder holds pictures, and the data set has po"),
         ("images=fakes.npz dataset=gaussian_ring", 2, "images=fakes.npz: shape (80, 8, 8, 1), expected points (N, 2)"),
         ("images=folder dataset=digits", 1, "No image in /"),

@@ -73,7 +73,8 @@ class Health(Callback):
         if settings["patience_kimg"] is None:
             settings = {**settings, "patience_kimg": min(gan.budget_images / 5000, MOST_PATIENCE_KIMG)}
         data = trainer.datamodule.data  # type: ignore[attr-defined]
-        known = data.modes if data.modes is not None else data.classes
+        classes = data.parts.classes if data.coupled else data.classes
+        known = data.modes if data.modes is not None else classes
         self.watch = Watch(
             **settings,
             blind_loss=blind_loss(gan.adversarial_loss),

@@ -67,7 +67,8 @@ class Profile(Callback):
 
     Writes profile/summary.txt (each part's share of a cycle, then the operators that take most) and profile/trace.json
     (every operator of the last cycles, for ui.perfetto.dev or chrome://tracing), and logs the shares. Training is not
-    changed, only slowed while it is measured: on a GPU by waiting for it at every part.
+    changed, only slowed while it is measured: on a GPU by waiting for it at every part. In one cycle of each
+    `gan_lab.run.CYCLES_AT_ONCE` what the data take counts as the rest of the step.
     """
 
     def __init__(self, *, skip: NonNegativeInt = 20, num_cycles: PositiveInt = 50, num_operators: PositiveInt = 15):
