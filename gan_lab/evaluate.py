@@ -125,7 +125,7 @@ def read_samples(path: Path, data: Data) -> tuple[Tensor, str]:
             raise ConfigError(f"images={path}: a folder holds pictures, and the data set has points; give an .npz file")
         if expected[0] not in PICTURE_CHANNELS:
             raise ConfigError(
-                f"images={path}: a folder holds pictures, and the samples have {expected[0]} channels; give an .npz file"
+                f"images={path}: a folder holds pictures, and the samples have {expected[0]} channels; give .npz"
             )
         samples = image_folder(root=str(path), image_size=expected[1], channels=expected[0]).samples  # type: ignore[arg-type]
         return samples, _changes_to_files(path, expected)
