@@ -72,17 +72,12 @@ def scatter_plot(points: Tensor, modes: Tensor | None, std: float | None, side: 
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
 
 
-def png_of(picture: Tensor) -> bytes:
-    """A uint8 picture (1, 3 or 4 channels first) as a PNG file's content; packed quickly rather than tightly."""
+def save_png(picture: Tensor, path: Path) -> bytes:
+    """Writes a uint8 picture (1, 3 or 4 channels first), packed quickly rather than tightly; returns what it wrote."""
     array = picture.permute(1, 2, 0).cpu().numpy()
     buffer = BytesIO()
     Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def save_png(picture: Tensor, path: Path) -> bytes:
-    """Writes a uint8 picture (1, 3 or 4 channels first), and returns the file's content."""
-    content = png_of(picture)
+    content = buffer.getvalue()
     with replacing(path) as file:
         file.write(content)
     return content
