@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from gan_lab.constraints import PositiveInt
-from gan_lab.models.layers import halved_sizes
+from gan_lab.models.layers import feature_maps, halved_sizes
 
 
 class ConvGenerator(nn.Module):
@@ -41,6 +41,6 @@ class ConvGenerator(nn.Module):
         )
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.mix(self.dense(latent).unflatten(1, (-1, self.heights[0], self.widths[0])))
+        x = self.mix(feature_maps(self.dense(latent), self.heights[0], self.widths[0]))
         x = self.enlarge(x)[:, :, : self.heights[1], : self.widths[1]]
         return self.image(x)[:, :, : self.heights[2], : self.widths[2]]

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_lab.constraints import PositiveInt
-from gan_lab.models.layers import UpsampledConv, halved_sizes, square_image
+from gan_lab.models.layers import UpsampledConv, feature_maps, halved_sizes, square_image
 
 
 def _convolutions(num: int, num_channels: int, doubled_to: int | None = None) -> nn.Sequential:
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         self.image = nn.Conv2d(width, num_channels, 3, padding=1)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.image(self.levels(self.dense(embedding).unflatten(1, (-1, self.first_size, self.first_size))))
+        return self.image(self.levels(feature_maps(self.dense(embedding), self.first_size)))
 
 
 class Generator(nn.Module):

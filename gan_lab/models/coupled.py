@@ -14,7 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
-from gan_lab.models.layers import Norm, halved_sizes, image_norm, initialise_normal, most_halvings, square_image
+from gan_lab.models.layers import (
+    Norm,
+    feature_maps,
+    halved_sizes,
+    image_norm,
+    initialise_normal,
+    most_halvings,
+    square_image,
+)
 from gan_lab.models.upconv import doubled, halved
 
 NUM_DOMAINS = 2
@@ -80,7 +88,7 @@ class Generator(nn.Module):
                 initialise_normal(part, init_std)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.shared(self.dense(latent).unflatten(1, (-1, self.first_size, self.first_size)))
+        x = self.shared(feature_maps(self.dense(latent), self.first_size))
         return torch.cat([domain(x) for domain in self.domains], dim=1)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
-from gan_lab.models.layers import Norm, halved_sizes, image_norm, initialise_normal, square_image
+from gan_lab.models.layers import Norm, feature_maps, halved_sizes, image_norm, initialise_normal, square_image
 
 
 def _channels(width: int, num_levels: int, max_width: int) -> list[int]:
@@ -58,7 +58,7 @@ class Generator(nn.Module):
             initialise_normal(self, init_std)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.start(self.dense(latent).unflatten(1, (-1, self.sizes[0], self.sizes[0])))
+        x = self.start(feature_maps(self.dense(latent), self.sizes[0]))
         for size, level in zip(self.sizes[1:], self.levels, strict=True):
             x = level(x)[:, :, :size, :size]  # an odd side is one less than the double of its rounded-up half
         return x

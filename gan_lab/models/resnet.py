@@ -19,9 +19,11 @@ from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.models.layers import (
     Norm,
     UpsampledConv,
+    feature_maps,
     halved_sizes,
     image_norm,
     initialise_xavier,
+    pooled_conv,
     spectrally_normalised,
     square_image,
     upsample_nearest,
@@ -113,13 +115,12 @@ class DiscriminatorBlock(nn.Module):
         learned = halve or num_inputs != num_outputs
         self.shortcut = _convolution(num_inputs, num_outputs, 1, 1.0, spectral_norm) if learned else nn.Identity()
 
-    def _pool(self, x: Tensor) -> Tensor:
-        return avg_pool2d(x, 2, ceil_mode=True) if self.halve else x  # at an odd side's end, the mean of what is there
-
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv2(relu(self.conv1(x if self.first else relu(x))))
+        residual = relu(self.conv1(x if self.first else relu(x)))
+        if not self.halve:
+            return self.conv2(residual) + self.shortcut(x)
         # Means before 1x1: the same values as after it, for a quarter of the work.
-        return self._pool(residual) + self.shortcut(self._pool(x))
+        return pooled_conv(self.conv2, residual) + self.shortcut(avg_pool2d(x, 2, ceil_mode=True))
 
 
 class Generator(nn.Module):
@@ -148,7 +149,7 @@ class Generator(nn.Module):
         dense = nn.Linear(latent_dim, channels[0] * sizes[0] ** 2)
         initialise_xavier(dense)
         self.dense = spectrally_normalised(dense, spectral_norm)
-        self.start = (channels[0], sizes[0], sizes[0])
+        self.first_size = sizes[0]
         self.levels = nn.Sequential()
         for level, (side, num) in enumerate(zip(sizes, channels, strict=True)):
             if level > 0:
@@ -159,7 +160,7 @@ class Generator(nn.Module):
         self.image = _convolution(width, num_channels, 3, 1.0, spectral_norm)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.levels(self.dense(latent).unflatten(1, self.start))
+        x = self.levels(feature_maps(self.dense(latent), self.first_size))
         return self.image(relu(self.norm(x))).tanh()
 
 

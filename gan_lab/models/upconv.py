@@ -13,6 +13,7 @@ from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat, Posit
 from gan_lab.models.layers import (
     Norm,
     UpsampledConv,
+    feature_maps,
     halved_sizes,
     image_norm,
     initialise_normal,
@@ -76,7 +77,7 @@ class Generator(nn.Module):
                 initialise_normal(part, init_std)
 
     def forward(self, latent: Tensor) -> Tensor:
-        x = self.start(self.dense(latent).unflatten(1, (-1, self.first_size, self.first_size)))
+        x = self.start(feature_maps(self.dense(latent), self.first_size))
         return self.image(self.levels(x))
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_lab.models.layers import (
@@ -9,12 +9,14 @@ from gan_lab.models.layers import (
     Lowpass,
     MinibatchStd,
     UpsampledConv,
+    feature_maps,
     halved_sizes,
     has_batch_norm,
     image_norm,
     initialise_normal,
     mixes_samples,
     most_halvings,
+    pooled_conv,
     spectrally_normalised,
     square_image,
     upsample_bilinear,
@@ -75,6 +77,14 @@ def test_nearest_upsampling_doubles_every_pixel_and_drops_the_last_of_an_odd_sid
     assert torch.equal(upsample_nearest(images, 3)[0, 0], four[:3, :3])
 
 
+def with_derivatives(result: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """The result, the derivatives of a weighed sum of its sines, and those of their squared length."""
+    weights = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)
+    first = torch.autograd.grad((weights * result.sin()).sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(one.square().sum() for one in first), inputs)
+    return [result, *first, *second]
+
+
 @pytest.mark.parametrize("size", [2, 3, 8, 13])
 @pytest.mark.parametrize("spectral_norm", [False, True])
 def test_upsampling_and_convolution_in_one_are_the_two_apart(size, spectral_norm):
@@ -83,18 +93,12 @@ def test_upsampling_and_convolution_in_one_are_the_two_apart(size, spectral_norm
     layer = spectrally_normalised(UpsampledConv(3, 5, size), spectral_norm).double().eval()
     half = (size + 1) // 2
     images = torch.randn(2, 3, half, half, dtype=torch.float64, requires_grad=True)
-    weighed = torch.randn(2, 5, size, size, dtype=torch.float64)
     inputs = [images, *layer.parameters()]
 
-    def with_derivatives(result: Tensor) -> list[Tensor]:
-        first = torch.autograd.grad((weighed * result.sin()).sum(), inputs, create_graph=True)
-        second = torch.autograd.grad(sum(one.square().sum() for one in first), inputs)
-        return [result, *first, *second]
-
     doubled = images.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :size, :size]
-    expected = with_derivatives(conv2d(doubled, layer.weight, layer.bias, padding=1))
+    expected = with_derivatives(conv2d(doubled, layer.weight, layer.bias, padding=1), inputs)
     assert all(one.abs().max() > 1e-3 for one in expected)
-    torch.testing.assert_close(with_derivatives(layer(images)), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(with_derivatives(layer(images), inputs), expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(upsampled_conv(layer, images, size), expected[0], rtol=1e-12, atol=1e-12)
 
 
@@ -119,9 +123,46 @@ def test_a_convolution_behind_upsampling_starts_and_is_saved_as_a_plain_one():
     assert all(torch.equal(layer.state_dict()[name], value) for name, value in plain.state_dict().items())
 
 
-def test_only_the_convolution_whose_sums_are_known_is_taken():
+@pytest.mark.parametrize("size", [2, 3, 7, 8])
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_convolution_and_pooling_in_one_are_the_two_apart(size, spectral_norm):
+    """Values, first and second derivatives; the means are written out: of two by two, or what an odd side leaves."""
+    torch.manual_seed(0)
+    layer = spectrally_normalised(nn.Conv2d(3, 5, 3, padding=1), spectral_norm).double().eval()
+    images = torch.randn(2, 3, size, size, dtype=torch.float64, requires_grad=True)
+    inputs = [images, *layer.parameters()]
+
+    result = conv2d(images, layer.weight, layer.bias, padding=1)
+    odd = size % 2
+    sums = pad(result, (0, odd, 0, odd)).unfold(2, 2, 2).unfold(3, 2, 2).sum(dim=(4, 5))
+    counts = pad(torch.ones_like(result[:1, :1]), (0, odd, 0, odd)).unfold(2, 2, 2).unfold(3, 2, 2).sum(dim=(4, 5))
+    expected = with_derivatives(sums / counts, inputs)
+    assert all(one.abs().max() > 1e-3 for one in expected)
+    torch.testing.assert_close(with_derivatives(pooled_conv(layer, images), inputs), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_convolution_and_pooling_in_one_take_sixteen_products_instead_of_thirty_six():
+    with FlopCounterMode(display=False) as counter:
+        pooled_conv(nn.Conv2d(3, 5, 3, padding=1), torch.randn(2, 3, 8, 8))
+
+    assert counter.get_total_flops() == 2 * 2 * 3 * 5 * 4 * 4 * 16
+
+
+@pytest.mark.parametrize("conv", [nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 5, padding=1), nn.Conv2d(3, 5, 3, 2, 1)])
+def test_only_the_convolution_whose_sums_are_known_is_taken(conv):
     with pytest.raises(AssertionError):
-        upsampled_conv(nn.Conv2d(3, 5, 3), torch.randn(2, 3, 4, 4), 8)
+        upsampled_conv(conv, torch.randn(2, 3, 4, 4), 8)
+    with pytest.raises(AssertionError):
+        pooled_conv(conv, torch.randn(2, 3, 4, 4))
+
+
+def test_feature_maps_are_rows_of_rows_with_the_channels_last_in_memory():
+    features = torch.arange(2 * 5 * 3 * 4.0).view(2, 60)
+
+    maps = feature_maps(features, 3, 4)
+    assert torch.equal(maps, features.view(2, 5, 3, 4))
+    assert maps.is_contiguous(memory_format=torch.channels_last)
+    assert feature_maps(features[:, :45], 3).shape == (2, 5, 3, 3)
 
 
 def test_bilinear_upsampling_weighs_neighbours_by_one_and_three():
