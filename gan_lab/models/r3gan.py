@@ -117,7 +117,8 @@ class Generator(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         scales = self.scales(latent)[:, :, None, None]
-        return self.image(self.levels(scales * self.basis.to(scales.dtype))).tanh()
+        maps = (scales * self.basis.to(scales.dtype)).contiguous(memory_format=torch.channels_last)
+        return self.image(self.levels(maps)).tanh()
 
 
 class Discriminator(nn.Module):

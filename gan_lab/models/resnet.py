@@ -74,7 +74,7 @@ class SelfAttention(nn.Module):
         f, g, h = (layer(features).flatten(2) for layer in (self.f, self.g, self.h))
         # Written out: torch's scaled_dot_product_attention has no second derivative, which gradient penalties need.
         shares = softmax(f.transpose(1, 2) @ g, dim=1)
-        return features + self.gamma * self.v((h @ shares).unflatten(2, features.shape[2:]))
+        return features + self.gamma * self.v(feature_maps((h @ shares).flatten(1), *features.shape[2:]))
 
 
 class GeneratorBlock(nn.Module):

@@ -242,6 +242,26 @@ def test_the_seed_decides(family: str) -> None:
         assert not torch.equal(one, other)
 
 
+@EVERY_FAMILY
+def test_channels_stay_last_in_the_memory_of_a_generator(family: str) -> None:
+    """From the first convolution to the image; of one channel, both orders are the same, and either may come out."""
+    generator = generator_of(family).to(memory_format=torch.channels_last)
+    in_order = []
+    for layer in generator.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.BatchNorm2d):
+            layer.register_forward_hook(
+                lambda _, inputs, maps: in_order.extend(
+                    one.is_contiguous(memory_format=torch.channels_last)
+                    for one in (*inputs, maps)
+                    if inputs[0].shape[1] > 1
+                )
+            )
+
+    generator(torch.randn(3, LATENT_DIM))
+    assert all(in_order)
+    assert in_order or family.startswith("style")  # its convolutions are functions
+
+
 @pytest.mark.parametrize("family", ["autoencoder", "dcgan", "r3gan", "resnet", "style", "upconv"])
 @pytest.mark.parametrize("network", ["Generator", "Discriminator"])
 def test_what_cannot_be_drawn_is_refused_with_a_remedy(family: str, network: str) -> None:
