@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from gan_lab.errors import ConfigError
 from gan_lab.names import nearest
+
+UNSET = object()
 
 Combinations = Callable[[list[str], DictConfig], Iterable[list[str]]]
 """(swept overrides, hydra.sweeper) -> choices of runs that stand for all of a sweep, to be checked before the first."""
@@ -101,6 +104,20 @@ class Composer:
         del own["hydra"]
         return own
 
+    def way_out(self, problem: str, cfg: DictConfig, overrides: Sequence[str]) -> str:
+        """What to add to a problem whose key only the experiment sets, for other choices than those made, or that is a
+        part of an option that was not chosen (penalty.r1 without penalty=r1)."""
+        key = re.split("[=: ]", problem)[0]
+        experiments = [text for text in overrides if text.startswith("experiment=")]
+        others = [text for text in overrides if not text.startswith(("experiment=", "~"))]
+        if experiments and OmegaConf.select(self.compose(others), key, default=UNSET) is UNSET:
+            return f" ({experiments[-1]} sets it; ~{key} takes it out)"
+        group, _, name = key.partition(".")
+        node = OmegaConf.select(cfg, key, default=None)
+        if isinstance(node, DictConfig) and "_target_" not in node and name in self.options(group):
+            return f" ({group}={name} brings it)"
+        return ""
+
     def forced(self, text: str) -> str:
         """An override that adds its key where conf/ does not have it, so that the check can name all unknown ones."""
         override = parsed(text)
@@ -185,8 +202,9 @@ def checked_overrides(
     fixed = fixed_groups + [composer.forced(text) for text, override in values if not override.is_sweep_override()]
     runs = [[]] if combinations is None else combinations(swept, composer.whole(fixed).hydra.sweeper)
     for combination in runs:
-        cfg = composer.compose([*fixed, *map(composer.forced, combination)])
-        found = problems_of(cfg)
+        chosen = [*fixed, *map(composer.forced, combination)]
+        cfg = composer.compose(chosen)
+        found = [text + composer.way_out(text, cfg, chosen) for text in problems_of(cfg)]
         suffix = f" (with {' '.join(combination)})" if combination else ""
         problems += [text + suffix for text in found if text not in problems]
     if problems:

@@ -1,5 +1,7 @@
 """The check of the configuration: everything wrong at once, in sentences that name the key and what to do."""
 
+import re
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -237,6 +239,36 @@ def test_interpolation_that_cannot_be_resolved(defaults: DictConfig, value: str,
 )
 def test_what_others_take_over_is_reported_once(defaults: DictConfig, override: str, expected: str) -> None:
     assert problems_with(defaults, override) == [f"{override}: expected {expected}"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "problem"),
+    [
+        (
+            "experiment=quickstart penalty=none",
+            "penalty.r1 has no _target_ (the dotted path of what to build) "
+            "(experiment=quickstart sets it; ~penalty.r1 takes it out)",
+        ),
+        (
+            "optimizer=rmsprop experiment=gan ~optimizer.betas seed=-1",  # what is wrong by itself gets no addition
+            "seed=-1: expected an integer at least 0",
+        ),
+        ("penalty.r1.weight=3", "penalty.r1 has no _target_ (the dotted path of what to build) (penalty=r1 brings it)"),
+        (
+            "experiment=gan penalty.r1.weight=3",
+            "penalty.r1 has no _target_ (the dotted path of what to build) (penalty=r1 brings it)",
+        ),
+    ],
+)
+def test_a_part_without_its_whole_says_where_it_comes_from(overrides: str, problem: str) -> None:
+    assert refused(*overrides.split()) == [problem]
+
+
+@pytest.mark.parametrize("overrides", ["experiment=quickstart penalty=none", "experiment=gan optimizer=rmsprop",
+                                       "experiment=gan model=dcgan"])  # fmt: skip
+def test_what_an_experiment_leaves_behind_is_taken_out_as_the_message_says(overrides: str) -> None:
+    (problem,) = refused(*overrides.split())
+    composed(*overrides.split(), re.search(r"~\S+", problem)[0])
 
 
 def test_several_values_need_a_sweep() -> None:
