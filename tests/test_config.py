@@ -1,7 +1,6 @@
 """The check of the configuration: everything wrong at once, in sentences that name the key and what to do."""
 
 import re
-import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
