@@ -51,13 +51,14 @@ class Watch:
 
     blind_loss: loss/discriminator when D cannot tell real from fake (`gan_lab.losses.blind_loss`); None or 0 (there is
         no such level for Wasserstein): discriminator_won is not looked for.
+    least_loss: loss/discriminator when D is always right and sure (`gan_lab.losses.least_loss`).
     patience_kimg: how long discriminator_won and vanishing_gradient must hold at every log point, in thousands of
         images. At batch 64, 100 are 1,562 D steps, and 128 the 2,000 steps within which healthy runs have been seen to
         recover; a run of less than about 500 kimg should be given a fifth of its budget.
     patience_log_points: how many log points in a row exploding_gradient must hold.
     patience_evaluations: how many evaluations in a row the other three must hold.
-    won_loss_share, won_accuracy: discriminator_won is loss/discriminator below this share of blind_loss and
-        discriminator/accuracy above this.
+    won_loss_share, won_accuracy: discriminator_won is loss/discriminator above least_loss by less than this share of
+        what blind_loss is, and discriminator/accuracy above this.
     num_norms: a player's gradient norms of the first so many log points are its reference, by their median.
     vanishing_share, vanishing_norm, vanishing_accuracy: vanishing_gradient is a norm of G below the first, as a share
         of its reference, while D is right more often than the third; or below the second in any case.
@@ -80,6 +81,7 @@ class Watch:
         self,
         *,
         blind_loss: float | None = None,
+        least_loss: float = 0.0,
         patience_kimg: float = 100.0,
         patience_log_points: int = 3,
         patience_evaluations: int = 3,
@@ -104,6 +106,7 @@ class Watch:
         metric_floor: float = 0.0,
     ):
         self.blind_loss = blind_loss
+        self.least_loss = least_loss
         self.patience_kimg = patience_kimg
         self.patience_log_points = patience_log_points
         self.patience_evaluations = patience_evaluations
@@ -240,8 +243,9 @@ class Watch:
         if self.blind_loss is None or self.blind_loss <= 0:
             return None
         loss, accuracy = _value(metrics, "loss/discriminator"), _value(metrics, "discriminator/accuracy")
+        level = self.least_loss + self.won_loss_share * (self.blind_loss - self.least_loss)
         holds = _both(
-            None if loss is None else loss < self.won_loss_share * self.blind_loss,
+            None if loss is None else loss < level,
             None if accuracy is None else accuracy > self.won_accuracy,
         )
         first = self._begins("discriminator_won", holds, images_seen)
@@ -251,9 +255,9 @@ class Watch:
             "discriminator_won",
             images_seen,
             f"From {first:,} to {images_seen:,} images loss/discriminator has stayed below "
-            f"{100 * self.won_loss_share:g} % of its blind value (now {loss:.2g} of {self.blind_loss:.3g}) and "
-            f"discriminator/accuracy above {self.won_accuracy:.4g} (now {accuracy:.4g}): the discriminator has won and "
-            "the generator learns next to nothing from it. Try penalty=r1, a lower optimizer.discriminator.lr, or "
+            f"{level:.3g} (now {loss:.3g}; {self.blind_loss:.3g} where D cannot tell, {self.least_loss:.3g} at best), "
+            f"and discriminator/accuracy above {self.won_accuracy:.4g} (now {accuracy:.4g}): the discriminator has won, "
+            "and the generator learns next to nothing from it. Try penalty=r1, a lower optimizer.discriminator.lr, or "
             "another loss=... such as hinge or wgan_gp.",
         )
 

@@ -43,18 +43,33 @@ class AdversarialLoss(NamedTuple):
     embedding_term: Callable[[Tensor], Tensor] | None = None
 
 
-def blind_loss(loss: AdversarialLoss) -> float:
+def blind_loss(loss: AdversarialLoss, batch_size: int = 1) -> float:
     """D's loss when it gives every sample the same logit, the best one: 2 log 2 (vanilla), 1/4 (lsgan), 2 (hinge), ...
 
     The best constant in [-2, 2], to 0.01. Wasserstein and its kind give 0: there is no such level, nor where the loss
-    has a state (began). Energy gives its margin. Softmax gives log 2, its level for a batch of one; it is log 2N for N,
-    of which log N stays however good D is.
+    has a state (began). Energy gives its margin. Only softmax asks for the batch: it gives log 2N for N.
     """
+    constants = torch.linspace(-2, 2, 401, dtype=torch.float64)
+    return _lowest(loss, constants, constants, batch_size)
+
+
+def least_loss(loss: AdversarialLoss, batch_size: int = 1) -> float:
+    """D's loss when it is right and as sure as pays: 0, but for softmax (log N for N) and vanilla with smoothing.
+
+    The best pair of a logit for all reals and one for all fakes in [-20, 20] (energies: [-20, 0]), to 0.25. Only for
+    losses whose `blind_loss` is above 0: those of the others have no lowest value, or one that moves.
+    """
+    logits = torch.linspace(-20, 0 if loss.needs == "energy" else 20, 161, dtype=torch.float64)
+    return _lowest(loss, *torch.cartesian_prod(logits, logits).unbind(dim=1), batch_size)
+
+
+def _lowest(loss: AdversarialLoss, reals: Tensor, fakes: Tensor, batch_size: int) -> float:
+    """D's lowest loss over batches of `batch_size` reals with one logit (M,) and as many fakes with another (M,)."""
     if loss.state is not None:
         return 0.0
-    # Each constant is a batch of its own, because some losses compare the samples of a batch.
-    constants = torch.linspace(-2, 2, 401, dtype=torch.float64).unsqueeze(1)
-    return min(loss.discriminator(constant, constant).item() for constant in constants)
+    batches = (logits.unsqueeze(1).expand(-1, batch_size) for logits in (reals, fakes))
+    # Each batch by itself, because some losses compare the samples of a batch.
+    return torch.vmap(loss.discriminator)(*batches).mean(dim=1).min().item()
 
 
 def _same_shape(real_logits: Tensor, fake_logits: Tensor) -> None:

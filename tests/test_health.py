@@ -104,9 +104,8 @@ def test_discriminator_won_after_the_patience():
     for part in (
         "10,000",
         "110,000",
-        "1 %",
-        "0.014",
-        "1.39",
+        "below 0.0139",
+        "1.39 where D cannot tell, 0 at best",
         "0.99",
         "penalty=r1",
         "optimizer.discriminator.lr",
@@ -127,6 +126,17 @@ def test_discriminator_won_after_the_patience():
 )
 def test_discriminator_won_needs_both_signs(metrics):
     assert log(Watch(blind_loss=BLIND), *[metrics] * 50) == []
+
+
+def test_a_loss_that_is_never_0_counts_from_its_least_value():
+    """Softmax over 64 reals and 64 fakes: from log 64 to log 128."""
+    least, blind = math.log(64), math.log(128)
+    level = least + 0.01 * (blind - least)
+    above, below = ({LOSS: level + shift, ACCURACY: 1.0} for shift in (1e-6, -1e-6))
+
+    watch = Watch(blind_loss=blind, least_loss=least)
+    assert log(watch, *[above] * 30) == []
+    assert when(log(watch, *[below] * 30)) == [("discriminator_won", 11 * STEP)]
 
 
 @pytest.mark.parametrize("blind_loss", [None, 0.0, -1.0])

@@ -14,6 +14,7 @@ from gan_lab.losses import (
     boundary,
     energy,
     hinge,
+    least_loss,
     lsgan,
     minimax,
     pulling_away,
@@ -267,6 +268,8 @@ def test_values_at_equilibrium(name, logit, discriminator_value, generator_value
     assert value.item() == pytest.approx(discriminator_value, abs=1e-15)
     assert of_generator(loss, undecided, undecided).item() == pytest.approx(generator_value, abs=1e-15)
     assert blind_loss(loss) == pytest.approx(discriminator_value, abs=1e-15)
+    if discriminator_value > 0:
+        assert least_loss(loss, 7) == pytest.approx(math.log(7) if name == "softmax" else 0, abs=1e-8)
     (slope,) = torch.autograd.grad(value.sum(), undecided)
     assert slope.item() == pytest.approx(0, abs=1e-15)
 
@@ -483,6 +486,16 @@ def test_k_of_began_follows_the_paper():
 
     assert 0.0 in seen[1:]
     assert 1.0 in seen
+
+
+def test_levels_of_the_discriminators_loss_count_the_batch_where_the_loss_does():
+    assert blind_loss(softmax(), 64) == pytest.approx(math.log(128), rel=1e-12)
+    assert least_loss(softmax(), 64) == pytest.approx(math.log(64), abs=1e-8)
+    assert blind_loss(relativistic_average(), 64) == pytest.approx(2 * math.log(2), rel=1e-12)
+    assert least_loss(energy(margin=1.3), 64) == pytest.approx(0, abs=1e-12)
+    label = torch.tensor(1.5, dtype=torch.float64).sigmoid().item()  # that of the reals: the best logit is 1.5
+    entropy = -label * math.log(label) - (1 - label) * math.log(1 - label)
+    assert least_loss(vanilla(1 - label)) == pytest.approx(entropy, abs=1e-8)
 
 
 def test_began_starts_as_a_plain_autoencoder_with_the_papers_gain():

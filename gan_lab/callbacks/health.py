@@ -11,7 +11,7 @@ from gan_lab.constraints import Decay, PositiveFloat, PositiveInt
 from gan_lab.errors import RunError
 from gan_lab.evaluation import LARGER_IS_BETTER
 from gan_lab.health import Finding, Watch
-from gan_lab.losses import blind_loss
+from gan_lab.losses import blind_loss, least_loss
 from gan_lab.player import NonFinite
 
 if TYPE_CHECKING:
@@ -75,9 +75,11 @@ class Health(Callback):
         data = trainer.datamodule.data  # type: ignore[attr-defined]
         classes = data.parts.classes if data.coupled else data.classes
         known = data.modes if data.modes is not None else classes
+        judged_at_once = gan.batch_size // gan.packing
         self.watch = Watch(
             **settings,
-            blind_loss=blind_loss(gan.adversarial_loss),
+            blind_loss=blind_loss(gan.adversarial_loss, judged_at_once),
+            least_loss=least_loss(gan.adversarial_loss, judged_at_once),
             num_modes=None if known is None else len(known),
             metric=self.objective,
             larger_is_better=self.objective in LARGER_IS_BETTER,
