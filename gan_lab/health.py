@@ -256,8 +256,8 @@ class Watch:
             images_seen,
             f"From {first:,} to {images_seen:,} images loss/discriminator has stayed below "
             f"{level:.3g} (now {loss:.3g}; {self.blind_loss:.3g} where D cannot tell, {self.least_loss:.3g} at best), "
-            f"and discriminator/accuracy above {self.won_accuracy:.4g} (now {accuracy:.4g}): the discriminator has won, "
-            "and the generator learns next to nothing from it. Try penalty=r1, a lower optimizer.discriminator.lr, or "
+            f"and discriminator/accuracy above {self.won_accuracy:.4g} (now {accuracy:.4g}): the discriminator has "
+            "won, and the generator learns next to nothing from it. Try penalty=r1, a lower optimizer.discriminator.lr, or "
             "another loss=... such as hinge or wgan_gp.",
         )
 

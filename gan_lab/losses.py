@@ -60,7 +60,8 @@ def least_loss(loss: AdversarialLoss, batch_size: int = 1) -> float:
     losses whose `blind_loss` is above 0: those of the others have no lowest value, or one that moves.
     """
     logits = torch.linspace(-20, 0 if loss.needs == "energy" else 20, 161, dtype=torch.float64)
-    return _lowest(loss, *torch.cartesian_prod(logits, logits).unbind(dim=1), batch_size)
+    reals, fakes = torch.cartesian_prod(logits, logits).unbind(dim=1)
+    return _lowest(loss, reals, fakes, batch_size)
 
 
 def _lowest(loss: AdversarialLoss, reals: Tensor, fakes: Tensor, batch_size: int) -> float:
