@@ -257,8 +257,8 @@ class Watch:
             f"From {first:,} to {images_seen:,} images loss/discriminator has stayed below "
             f"{level:.3g} (now {loss:.3g}; {self.blind_loss:.3g} where D cannot tell, {self.least_loss:.3g} at best), "
             f"and discriminator/accuracy above {self.won_accuracy:.4g} (now {accuracy:.4g}): the discriminator has "
-            "won, and the generator learns next to nothing from it. Try penalty=r1, a lower optimizer.discriminator.lr, or "
-            "another loss=... such as hinge or wgan_gp.",
+            "won, and the generator learns next to nothing from it. Try penalty=r1, a lower "
+            "optimizer.discriminator.lr, or another loss=... such as hinge or wgan_gp.",
         )
 
     def _check_gradients(self, images_seen: int, metrics: Mapping[str, float]) -> list[Finding | None]:
