@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import UpsampledConv, has_batch_norm
+from gan_lab.models.layers import TransposedConv, UpsampledConv, has_batch_norm
 
 
 class Parts(NamedTuple):
@@ -95,6 +95,17 @@ def two_layers(layer: UpsampledConv, images: Tensor) -> Tensor:
     return conv2d(interpolate(images, scale_factor=2), layer.weight, layer.bias, padding=1)
 
 
+def as_torch_has_it(generator: nn.Module) -> None:
+    """Layers that gan_lab computes in another way, and the order of their inputs in memory, back as they come."""
+    for layer in generator.modules():
+        if isinstance(layer, UpsampledConv):
+            layer.forward = partial(two_layers, layer)  # type: ignore[method-assign]
+        if isinstance(layer, TransposedConv):
+            layer.forward = partial(nn.ConvTranspose2d.forward, layer)  # type: ignore[method-assign]
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            layer.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
+
+
 def plain_steps(parts: Parts) -> Iterator[int]:
     """One cycle after another as most people write it; yields the images of each."""
     from PIL import Image  # here: the other loop's memory is not to hold torchvision
@@ -103,9 +114,7 @@ def plain_steps(parts: Parts) -> Iterator[int]:
 
     config, generator, discriminator, samples, device = parts
     name, weights = loss_name(parts), penalty_weights(parts)
-    for layer in generator.modules():
-        if isinstance(layer, UpsampledConv):
-            layer.forward = partial(two_layers, layer)  # type: ignore[method-assign]
+    as_torch_has_it(generator)
     size = samples.shape[-1]
     resize = [] if size in (8, 28) else [transforms.Resize(size)]
     to_input = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
-from gan_lab.models.layers import Norm, feature_maps, halved_sizes, image_norm, initialise_normal, square_image
+from gan_lab.models.layers import (
+    Norm,
+    TransposedConv,
+    feature_maps,
+    halved_sizes,
+    image_norm,
+    initialise_normal,
+    square_image,
+)
 
 
 def _channels(width: int, num_levels: int, max_width: int) -> list[int]:
@@ -46,14 +54,12 @@ class Generator(nn.Module):
         for num_inputs, num_outputs in pairwise(channels):
             self.levels.append(
                 nn.Sequential(
-                    nn.ConvTranspose2d(num_inputs, num_outputs, 4, stride=2, padding=1, bias=norm == "none"),
+                    TransposedConv(num_inputs, num_outputs, bias=norm == "none"),
                     image_norm(norm, num_outputs),
                     nn.LeakyReLU(slope, inplace=True),
                 )
             )
-        self.levels.append(
-            nn.Sequential(nn.ConvTranspose2d(channels[-1], num_channels, 4, stride=2, padding=1), nn.Tanh())
-        )
+        self.levels.append(nn.Sequential(TransposedConv(channels[-1], num_channels), nn.Tanh()))
         if init_std is not None:
             initialise_normal(self, init_std)
 
