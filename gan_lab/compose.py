@@ -5,6 +5,7 @@ import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from gan_lab.errors import ConfigError
 from gan_lab.names import nearest
-
-UNSET = object()
 
 Combinations = Callable[[list[str], DictConfig], Iterable[list[str]]]
 """(swept overrides, hydra.sweeper) -> choices of runs that stand for all of a sweep, to be checked before the first."""
@@ -107,13 +106,17 @@ class Composer:
     def way_out(self, problem: str, cfg: DictConfig, overrides: Sequence[str]) -> str:
         """What to add to a problem whose key only the experiment sets, for other choices than those made, or that is a
         part of an option that was not chosen (penalty.r1 without penalty=r1)."""
+        from hydra.errors import HydraException
+
         key = re.split("[=: ]", problem)[0]
+        node = _written(cfg, key)
         experiments = [text for text in overrides if text.startswith("experiment=")]
-        others = [text for text in overrides if not text.startswith(("experiment=", "~"))]
-        if experiments and OmegaConf.select(self.compose(others), key, default=UNSET) is UNSET:
-            return f" ({experiments[-1]} sets it; ~{key} takes it out)"
+        if node is not None and experiments:
+            others = [text for text in overrides if not text.startswith(("experiment=", "~"))]
+            with suppress(HydraException):  # an override may need what the experiment brings
+                if _written(self.compose(others), key) is None:
+                    return f" ({experiments[-1]} sets it; ~{key} takes it out)"
         group, _, name = key.partition(".")
-        node = OmegaConf.select(cfg, key, default=None)
         if isinstance(node, DictConfig) and "_target_" not in node and name in self.options(group):
             return f" ({group}={name} brings it)"
         return ""
@@ -204,7 +207,11 @@ def checked_overrides(
     for combination in runs:
         chosen = [*fixed, *map(composer.forced, combination)]
         cfg = composer.compose(chosen)
-        found = [text + composer.way_out(text, cfg, chosen) for text in problems_of(cfg)]
+        found = problems_of(cfg)
+        if not any(
+            composer.is_group(parsed(text).key_or_group) for text in combination
+        ):  # else, true of some runs only
+            found = [text + composer.way_out(text, cfg, chosen) for text in found]
         suffix = f" (with {' '.join(combination)})" if combination else ""
         problems += [text + suffix for text in found if text not in problems]
     if problems:
@@ -212,17 +219,18 @@ def checked_overrides(
     written = composer.compose(fixed_groups)
     GlobalHydra.instance().clear()  # Hydra itself starts next
     return [text for text, _ in groups] + [
-        text if _is_written(written, override.key_or_group) else composer.forced(text) for text, override in values
+        composer.forced(text) if _written(written, override.key_or_group) is None else text for text, override in values
     ]
 
 
-def _is_written(cfg: DictConfig, key: str) -> bool:
+def _written(cfg: DictConfig, key: str) -> Any:
+    """The node of a dotted key, its interpolations unresolved; None where there is no such key."""
     node: Any = cfg
     for part in key.split("."):
-        if not isinstance(node, DictConfig) or part not in node:
-            return False
-        node = node._get_node(part)
-    return True
+        node = node._get_node(part) if isinstance(node, DictConfig) else None
+        if node is None:
+            return None
+    return node
 
 
 def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:

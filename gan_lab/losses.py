@@ -49,28 +49,33 @@ def blind_loss(loss: AdversarialLoss, batch_size: int = 1) -> float:
     The best constant in [-2, 2], to 0.01. Wasserstein and its kind give 0: there is no such level, nor where the loss
     has a state (began). Energy gives its margin. Only softmax asks for the batch: it gives log 2N for N.
     """
-    constants = torch.linspace(-2, 2, 401, dtype=torch.float64)
-    return _lowest(loss, constants, constants, batch_size)
+    if loss.state is not None:
+        return 0.0
+    return min(
+        _level(loss, constant, constant, batch_size)
+        for constant in torch.linspace(-2, 2, 401, dtype=torch.float64).tolist()
+    )
 
 
 def least_loss(loss: AdversarialLoss, batch_size: int = 1) -> float:
     """D's loss when it is right and as sure as pays: 0, but for softmax (log N for N) and vanilla with smoothing.
 
-    The best pair of a logit for all reals and one for all fakes in [-20, 20] (energies: [-20, 0]), to 0.25. Only for
-    losses whose `blind_loss` is above 0: those of the others have no lowest value, or one that moves.
+    The best pair of a logit for all reals and one for all fakes, to 0.25 near 0. 0 where `blind_loss` is: those losses
+    have no lowest value, or one that moves.
     """
-    logits = torch.linspace(-20, 0 if loss.needs == "energy" else 20, 161, dtype=torch.float64)
-    reals, fakes = torch.cartesian_prod(logits, logits).unbind(dim=1)
-    return _lowest(loss, reals, fakes, batch_size)
-
-
-def _lowest(loss: AdversarialLoss, reals: Tensor, fakes: Tensor, batch_size: int) -> float:
-    """D's lowest loss over batches of `batch_size` reals with one logit (M,) and as many fakes with another (M,)."""
-    if loss.state is not None:
+    if blind_loss(loss, batch_size) <= 0:
         return 0.0
-    batches = (logits.unsqueeze(1).expand(-1, batch_size) for logits in (reals, fakes))
-    # Each batch by itself, because some losses compare the samples of a batch.
-    return torch.vmap(loss.discriminator)(*batches).mean(dim=1).min().item()
+    beyond = (1e6, 100.0, 20.0, 8.0)
+    logits = [*(-one for one in beyond), *torch.linspace(-4, 4, 33).tolist(), *beyond]
+    reals = [one for one in logits if one <= 0] if loss.needs == "energy" else logits  # minus an energy
+    return min(_level(loss, real, fake, batch_size) for real in reals for fake in logits)
+
+
+def _level(loss: AdversarialLoss, real: float, fake: float, batch_size: int) -> float:
+    """D's loss where all reals of a batch have one logit, and all fakes another."""
+    size = (batch_size if loss.whole_batch else 1,)  # the others take each sample by itself
+    logits = (torch.full(size, one, dtype=torch.float64) for one in (real, fake))
+    return loss.discriminator(*logits).mean().item()
 
 
 def _same_shape(real_logits: Tensor, fake_logits: Tensor) -> None:

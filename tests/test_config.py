@@ -252,6 +252,10 @@ def test_what_others_take_over_is_reported_once(defaults: DictConfig, override: 
             "optimizer=rmsprop experiment=gan ~optimizer.betas seed=-1",  # what is wrong by itself gets no addition
             "seed=-1: expected an integer at least 0",
         ),
+        # what the way out is asked for cannot be resolved, or is not there:
+        ("~optimizer.betas", "optimizer.generator.betas: Interpolation key 'optimizer.betas' not found"),
+        ("experiment=gan batch_size=${nope}", "batch_size: Interpolation key 'nope' not found"),
+        ("experiment=gan dataset=image_folder", "dataset.root must be given: dataset.root=..."),
         ("penalty.r1.weight=3", "penalty.r1 has no _target_ (the dotted path of what to build) (penalty=r1 brings it)"),
         (
             "experiment=gan penalty.r1.weight=3",
@@ -268,6 +272,26 @@ def test_a_part_without_its_whole_says_where_it_comes_from(overrides: str, probl
 def test_what_an_experiment_leaves_behind_is_taken_out_as_the_message_says(overrides: str) -> None:
     (problem,) = refused(*overrides.split())
     composed(*overrides.split(), re.search(r"~\S+", problem)[0])
+
+
+def test_a_way_out_is_not_named_for_a_sweep_over_choices_of_which_only_some_need_it() -> None:
+    assert refused("experiment=quickstart", "penalty=none,r1", multirun=True) == [
+        "penalty.r1 has no _target_ (the dotted path of what to build) (with penalty=none)"
+    ]
+
+
+def test_a_way_out_that_cannot_be_looked_for_hides_nothing(tmp_path: Path) -> None:
+    """An override that only composes with the experiment, whose group is no other's."""
+    for name, text in {
+        "extra/a": "x: 1",
+        "extra/b": "x: 2",
+        "experiment/mine": "# @package _global_\ndefaults:\n  - /extra@dataset.more: a\nseed: 3",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(text + "\n")
+    with pytest.raises(ConfigError) as caught:
+        checked_overrides(["experiment=mine", "extra@dataset.more=b", "batch_size=-1"], str(tmp_path))
+    assert "batch_size=-1: expected an integer at least 1" in caught.value.problems
 
 
 def test_several_values_need_a_sweep() -> None:

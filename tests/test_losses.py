@@ -492,7 +492,9 @@ def test_levels_of_the_discriminators_loss_count_the_batch_where_the_loss_does()
     assert blind_loss(softmax(), 64) == pytest.approx(math.log(128), rel=1e-12)
     assert least_loss(softmax(), 64) == pytest.approx(math.log(64), abs=1e-8)
     assert blind_loss(relativistic_average(), 64) == pytest.approx(2 * math.log(2), rel=1e-12)
-    assert least_loss(energy(margin=1.3), 64) == pytest.approx(0, abs=1e-12)
+    for margin in (1.3, 80.0):
+        assert least_loss(energy(margin), 64) == pytest.approx(0, abs=1e-12)
+    assert least_loss(wasserstein()) == least_loss(began()) == 0.0  # no lowest value, or one that moves
     label = torch.tensor(1.5, dtype=torch.float64).sigmoid().item()  # that of the reals: the best logit is 1.5
     entropy = -label * math.log(label) - (1 - label) * math.log(1 - label)
     assert least_loss(vanilla(1 - label)) == pytest.approx(entropy, abs=1e-8)

@@ -126,7 +126,8 @@ def square_image(sample_shape: tuple[int, ...], family: str) -> tuple[int, int]:
 def feature_maps(features: Tensor, height: int, width: int | None = None) -> Tensor:
     """(N, C height width) -> (N, C, height, width), square without `width`; in memory, channels come last.
 
-    The convolutions keep that order, in which they are fastest; after the other one, each of their gradients is turned.
+    Convolutions keep that order (and all norms but `instance`), in which a CPU's are fastest: of mixed ones, each
+    gradient is turned.
     """
     maps = features.unflatten(1, (-1, height, height if width is None else width))
     return maps.contiguous(memory_format=torch.channels_last)
@@ -176,7 +177,7 @@ class UpsampledConv(nn.Conv2d):
 
 
 def transposed_product(conv: nn.ConvTranspose2d, images: Tensor) -> Tensor:
-    """conv(images) for a transposed 4x4 convolution by 2 with padding 1, as one matrix product and eight additions.
+    """conv(images) for a transposed 4x4 convolution by 2 with padding 1, as one matrix product and some additions.
 
     The product gives each pixel's part of the 4x4 outputs around it. Of the taps 0 to 3 of a row, an even output is tap
     1 of its own pixel and tap 3 of the one before, an odd output tap 2 of its own and tap 0 of the next; so, too, down.
@@ -184,10 +185,13 @@ def transposed_product(conv: nn.ConvTranspose2d, images: Tensor) -> Tensor:
     assert (conv.kernel_size, conv.stride, conv.padding) == ((4, 4), (2, 2), (1, 1))
     num, num_inputs, height, width = images.shape
     weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
-    taps = (images.permute(0, 2, 3, 1).reshape(-1, num_inputs) @ weight).view(num, height, width, 4, 4, -1)
+    taps = images.permute(0, 2, 3, 1).reshape(-1, num_inputs) @ weight
+    taps = taps.view(num, height, width, 4, 4, conv.out_channels)
     rows = _joined(taps.unbind(dim=3), dim=1)
     outputs = _joined(rows.unbind(dim=3), dim=2)
-    return (outputs if conv.bias is None else outputs + conv.bias).permute(0, 3, 1, 2)
+    if conv.bias is not None:
+        outputs = outputs + conv.bias.to(outputs.dtype)
+    return outputs.permute(0, 3, 1, 2)
 
 
 def _joined(taps: Sequence[Tensor], dim: int) -> Tensor:
@@ -210,7 +214,8 @@ class TransposedConv(nn.ConvTranspose2d):
 
     def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
         few_pixels = images.shape[2] * images.shape[3] <= 16
-        if images.device.type == "cpu" and few_pixels and self.weight.numel() >= 2**21:
+        many_channels = self.in_channels * self.out_channels >= 2**17
+        if images.device.type == "cpu" and few_pixels and many_channels and output_size is None:
             return transposed_product(self, images)
         return super().forward(images, output_size)
 

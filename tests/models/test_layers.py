@@ -165,6 +165,9 @@ def test_a_transposed_convolution_as_a_product_is_the_same(shape, bias):
     torch.testing.assert_close(with_derivatives(product, inputs), expected, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(layer(images), expected[0], rtol=1e-12, atol=1e-12)
     assert product.is_contiguous(memory_format=torch.channels_last)
+    assert transposed_product(layer, images[:0]).shape == (0, 5, 2 * shape[0], 2 * shape[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert transposed_product(layer.float(), images.float()).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("num_inputs", "side", "product"), [(512, 4, True), (512, 5, False), (256, 4, False)])
