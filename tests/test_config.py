@@ -267,8 +267,10 @@ def test_a_part_without_its_whole_says_where_it_comes_from(overrides: str, probl
     assert refused(*overrides.split()) == [problem]
 
 
-@pytest.mark.parametrize("overrides", ["experiment=quickstart penalty=none", "experiment=gan optimizer=rmsprop",
-                                       "experiment=gan model=dcgan"])  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides",
+    ["experiment=quickstart penalty=none", "experiment=gan optimizer=rmsprop", "experiment=gan model=dcgan"],
+)
 def test_what_an_experiment_leaves_behind_is_taken_out_as_the_message_says(overrides: str) -> None:
     (problem,) = refused(*overrides.split())
     composed(*overrides.split(), re.search(r"~\S+", problem)[0])
