@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import TransposedConv, UpsampledConv, has_batch_norm
+from gan_lab.models.layers import DoublingConv, HalvingConv, UpsampledConv, has_batch_norm
 
 
 class Parts(NamedTuple):
@@ -95,13 +95,15 @@ def two_layers(layer: UpsampledConv, images: Tensor) -> Tensor:
     return conv2d(interpolate(images, scale_factor=2), layer.weight, layer.bias, padding=1)
 
 
-def as_torch_has_it(generator: nn.Module) -> None:
+def as_torch_has_it(network: nn.Module) -> None:
     """Layers that gan_lab computes in another way, and the order of their inputs in memory, back as they come."""
-    for layer in generator.modules():
+    for layer in network.modules():
         if isinstance(layer, UpsampledConv):
             layer.forward = partial(two_layers, layer)  # type: ignore[method-assign]
-        if isinstance(layer, TransposedConv):
+        if isinstance(layer, DoublingConv):
             layer.forward = partial(nn.ConvTranspose2d.forward, layer)  # type: ignore[method-assign]
+        if isinstance(layer, HalvingConv):
+            layer.forward = partial(nn.Conv2d.forward, layer)  # type: ignore[method-assign]
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             layer.register_forward_pre_hook(lambda _, inputs: inputs[0].contiguous())
 
@@ -115,6 +117,7 @@ def plain_steps(parts: Parts) -> Iterator[int]:
     config, generator, discriminator, samples, device = parts
     name, weights = loss_name(parts), penalty_weights(parts)
     as_torch_has_it(generator)
+    as_torch_has_it(discriminator)
     size = samples.shape[-1]
     resize = [] if size in (8, 28) else [transforms.Resize(size)]
     to_input = transforms.Compose([*resize, transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])

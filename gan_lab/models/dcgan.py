@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 
 from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
+    DoublingConv,
+    HalvingConv,
     Norm,
-    TransposedConv,
     feature_maps,
     halved_sizes,
     image_norm,
@@ -54,12 +55,12 @@ class Generator(nn.Module):
         for num_inputs, num_outputs in pairwise(channels):
             self.levels.append(
                 nn.Sequential(
-                    TransposedConv(num_inputs, num_outputs, bias=norm == "none"),
+                    DoublingConv(num_inputs, num_outputs, bias=norm == "none"),
                     image_norm(norm, num_outputs),
                     nn.LeakyReLU(slope, inplace=True),
                 )
             )
-        self.levels.append(nn.Sequential(TransposedConv(channels[-1], num_channels), nn.Tanh()))
+        self.levels.append(nn.Sequential(DoublingConv(channels[-1], num_channels), nn.Tanh()))
         if init_std is not None:
             initialise_normal(self, init_std)
 
@@ -100,7 +101,7 @@ class Discriminator(nn.Module):
             level_norm = "none" if level == 0 else norm
             self.levels.append(
                 nn.Sequential(
-                    nn.Conv2d(num_inputs, num, 4, stride=2, padding=1, bias=level_norm == "none"),
+                    HalvingConv(num_inputs, num, bias=level_norm == "none"),
                     image_norm(level_norm, num),
                     nn.LeakyReLU(slope, inplace=True),
                 )

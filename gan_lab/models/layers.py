@@ -1,13 +1,14 @@
 """The parts that the families share: normalisation by name, initialisation, sizes of a strided stack, resampling."""
 
 import math
-from collections.abc import Sequence
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, conv2d, interpolate, pad
 from torch.nn.utils import parametrizations
+
+from gan_lab.models.winograd import doubling_conv2d, halving_conv2d
 
 Norm = Literal["none", "batch", "layer", "instance"]
 VectorNorm = Literal["none", "batch", "layer"]
@@ -149,7 +150,7 @@ def upsampled_conv(conv: nn.Conv2d, images: Tensor, size: int) -> Tensor:
     if size % 2 != 0:
         return conv2d(upsample_nearest(images, size), conv.weight, conv.bias, padding=1)
     sums = 4 * avg_pool2d(conv.weight.flip(2, 3), 2, stride=1, padding=1)  # of 2x2 neighbours, zeros beyond the border
-    return conv_transpose2d(images, sums.transpose(0, 1), conv.bias, stride=2, padding=1)
+    return doubling_conv2d(images, sums.transpose(0, 1), conv.bias)
 
 
 def pooled_conv(conv: nn.Conv2d, images: Tensor) -> Tensor:
@@ -162,7 +163,7 @@ def pooled_conv(conv: nn.Conv2d, images: Tensor) -> Tensor:
     if images.shape[-1] % 2 != 0 or images.shape[-2] % 2 != 0:
         return avg_pool2d(conv2d(images, conv.weight, conv.bias, padding=1), 2, ceil_mode=True)
     means = avg_pool2d(conv.weight, 2, stride=1, padding=1)
-    return conv2d(images, means, conv.bias, stride=2, padding=1)
+    return halving_conv2d(images, means, conv.bias)
 
 
 class UpsampledConv(nn.Conv2d):
@@ -176,48 +177,25 @@ class UpsampledConv(nn.Conv2d):
         return upsampled_conv(self, images, self.size)
 
 
-def transposed_product(conv: nn.ConvTranspose2d, images: Tensor) -> Tensor:
-    """conv(images) for a transposed 4x4 convolution by 2 with padding 1, as one matrix product and some additions.
+class HalvingConv(nn.Conv2d):
+    """(N, C, H, W) -> (N, C', H // 2, W // 2): a 4x4 convolution by 2 with padding 1."""
 
-    The product gives each pixel's part of the 4x4 outputs around it. Of the taps 0 to 3 of a row, an even output is tap
-    1 of its own pixel and tap 3 of the one before, an odd output tap 2 of its own and tap 0 of the next; so, too, down.
-    """
-    assert (conv.kernel_size, conv.stride, conv.padding) == ((4, 4), (2, 2), (1, 1))
-    num, num_inputs, height, width = images.shape
-    weight = conv.weight.permute(0, 2, 3, 1).flatten(1)
-    taps = images.permute(0, 2, 3, 1).reshape(-1, num_inputs) @ weight
-    taps = taps.view(num, height, width, 4, 4, conv.out_channels)
-    rows = _joined(taps.unbind(dim=3), dim=1)
-    outputs = _joined(rows.unbind(dim=3), dim=2)
-    if conv.bias is not None:
-        outputs = outputs + conv.bias.to(outputs.dtype)
-    return outputs.permute(0, 3, 1, 2)
+    def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True):
+        super().__init__(num_inputs, num_outputs, 4, stride=2, padding=1, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return halving_conv2d(images, self.weight, self.bias)
 
 
-def _joined(taps: Sequence[Tensor], dim: int) -> Tensor:
-    """Four taps of all pixels along `dim` -> the outputs, twice as many along it."""
-    others = [0, 0] * (taps[0].ndim - 1 - dim)  # `pad` counts from the last dimension
-    before = pad(taps[3].narrow(dim, 0, taps[3].shape[dim] - 1), [*others, 1, 0])
-    after = pad(taps[0].narrow(dim, 1, taps[0].shape[dim] - 1), [*others, 0, 1])
-    return torch.stack([taps[1] + before, taps[2] + after], dim=dim + 1).flatten(dim, dim + 1)
-
-
-class TransposedConv(nn.ConvTranspose2d):
-    """(N, C, H, W) -> (N, C', 2 H, 2 W): a transposed 4x4 convolution by 2 with padding 1.
-
-    Of many channels and few pixels, it is a product on a CPU: DCGAN's first, 1024 to 512 channels at 4x4 pixels, takes
-    half the time so.
-    """
+class DoublingConv(nn.ConvTranspose2d):
+    """(N, C, H, W) -> (N, C', 2 H, 2 W): a transposed 4x4 convolution by 2 with padding 1."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True):
         super().__init__(num_inputs, num_outputs, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
-        few_pixels = images.shape[2] * images.shape[3] <= 16
-        many_channels = self.in_channels * self.out_channels >= 2**17
-        if images.device.type == "cpu" and few_pixels and many_channels and output_size is None:
-            return transposed_product(self, images)
-        return super().forward(images, output_size)
+        assert output_size is None
+        return doubling_conv2d(images, self.weight, self.bias)
 
 
 def upsample_bilinear(images: Tensor, size: int) -> Tensor:

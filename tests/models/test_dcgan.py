@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gan_lab.models.dcgan import Discriminator, Generator
-from gan_lab.models.layers import TransposedConv
+from gan_lab.models.layers import DoublingConv, HalvingConv
 
 SIZES = (8, 9, 16, 28, 30, 32, 37, 64, 100, 128)
 
@@ -48,7 +48,7 @@ def test_the_papers_generator_at_64_pixels():
 
     assert [type(layer) for layer in layers] == [
         nn.Linear,
-        *[nn.BatchNorm2d, nn.LeakyReLU, TransposedConv] * 4,
+        *[nn.BatchNorm2d, nn.LeakyReLU, DoublingConv] * 4,
         nn.Tanh,
     ]
     assert layers[0].out_features == 1024 * 4 * 4
@@ -72,8 +72,8 @@ def test_the_papers_discriminator_at_64_pixels():
     layers = [layer for layer in discriminator.modules() if isinstance(layer, kinds)]
 
     assert [type(layer) for layer in layers] == [
-        *[nn.Conv2d, nn.LeakyReLU],
-        *[nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU] * 3,
+        *[HalvingConv, nn.LeakyReLU],
+        *[HalvingConv, nn.BatchNorm2d, nn.LeakyReLU] * 3,
         nn.Linear,
     ]
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]

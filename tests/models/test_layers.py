@@ -1,14 +1,13 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, conv_transpose2d, pad
+from torch.nn.functional import conv2d, pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_lab.models.layers import (
     FourierFeatures,
     Lowpass,
     MinibatchStd,
-    TransposedConv,
     UpsampledConv,
     feature_maps,
     halved_sizes,
@@ -20,7 +19,6 @@ from gan_lab.models.layers import (
     pooled_conv,
     spectrally_normalised,
     square_image,
-    transposed_product,
     upsample_bilinear,
     upsample_nearest,
     upsampled_conv,
@@ -150,43 +148,12 @@ def test_convolution_and_pooling_in_one_take_sixteen_products_instead_of_thirty_
     assert counter.get_total_flops() == 2 * 2 * 3 * 5 * 4 * 4 * 16
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 3), (2, 2), (4, 3)])
-@pytest.mark.parametrize("bias", [False, True])
-def test_a_transposed_convolution_as_a_product_is_the_same(shape, bias):
-    """Values, first and second derivatives."""
-    torch.manual_seed(0)
-    layer = TransposedConv(3, 5, bias=bias).double()
-    images = torch.randn(2, 3, *shape, dtype=torch.float64, requires_grad=True)
-    inputs = [images, *layer.parameters()]
-
-    expected = with_derivatives(conv_transpose2d(images, layer.weight, layer.bias, stride=2, padding=1), inputs)
-    assert all(one.abs().max() > 1e-3 for one in expected)
-    product = transposed_product(layer, images)
-    torch.testing.assert_close(with_derivatives(product, inputs), expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(layer(images), expected[0], rtol=1e-12, atol=1e-12)
-    assert product.is_contiguous(memory_format=torch.channels_last)
-    assert transposed_product(layer, images[:0]).shape == (0, 5, 2 * shape[0], 2 * shape[1])
-    with torch.autocast("cpu", torch.bfloat16):
-        assert transposed_product(layer.float(), images.float()).dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(("num_inputs", "side", "product"), [(512, 4, True), (512, 5, False), (256, 4, False)])
-def test_only_many_channels_of_few_pixels_make_a_product(num_inputs, side, product):
-    with FlopCounterMode(display=False) as counter:
-        TransposedConv(num_inputs, 256)(torch.zeros(1, num_inputs, side, side))
-
-    counts = counter.get_flop_counts()["Global"]
-    assert (torch.ops.aten.mm in counts, torch.ops.aten.convolution in counts) == (product, not product)
-
-
 @pytest.mark.parametrize("conv", [nn.Conv2d(3, 5, 3), nn.Conv2d(3, 5, 5, padding=1), nn.Conv2d(3, 5, 3, 2, 1)])
 def test_only_the_convolution_whose_sums_are_known_is_taken(conv):
     with pytest.raises(AssertionError):
         upsampled_conv(conv, torch.randn(2, 3, 4, 4), 8)
     with pytest.raises(AssertionError):
         pooled_conv(conv, torch.randn(2, 3, 4, 4))
-    with pytest.raises(AssertionError):
-        transposed_product(nn.ConvTranspose2d(3, 5, 4, stride=2), torch.randn(2, 3, 4, 4))
 
 
 def test_feature_maps_are_rows_of_rows_with_the_channels_last_in_memory():
