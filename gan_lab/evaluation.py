@@ -58,7 +58,8 @@ LABEL_METRICS = frozenset({"labels", "class_frechet", "classification"})
 Layout = Literal["single", "stacked", "coupled"]
 """What a sample of the data is: an image (or a point), gray ones on its channels, or those of two domains."""
 
-WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored")
+WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored", "metrics")
+"""What is on a card, but no part of how each figure was measured."""
 
 NUM_POINTS = 2500
 """Points that the 2-D protocol scores (Srivastava et al. 2017; Lin et al. 2018)."""
@@ -336,7 +337,7 @@ class Evaluator:
             "seed": self.seed,
             "quantised": "none (points)" if self.is_points else "uint8",
         }
-        if {"memorisation", "classification", "labels"} & {*self.metrics} and self.held_out is not None:
+        if self.held_out is not None:
             card["held_out_data"] = samples_key(self.held_out)[:NUM_HASH_DIGITS]
         if self.extractor is not None:
             card |= {"extractor_name": self.extractor.name, "extractor_hash": self.extractor.hash}
@@ -484,7 +485,7 @@ def _code_of_metrics() -> str:
 def card_id(card: Mapping[str, Any]) -> str:
     """A short name for how figures were measured; those with different ones must not be ranked.
 
-    What was scored is on the card too, but no part of the name: which weights, from which noise.
+    What was scored is on the card too, but no part of the name: which weights, from which noise, by which metrics.
     """
     kept = {key: value for key, value in card.items() if key not in WHAT_WAS_SCORED}
     return sha256(repr(sorted(kept.items())).encode()).hexdigest()[:8]

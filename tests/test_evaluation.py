@@ -410,7 +410,7 @@ def test_the_name_of_a_card_ignores_what_was_scored(cache):
     card = of_digits(cache).card
     name = card_id(card)
     assert len(name) == 8
-    scored = {"weights": "ema", "noise_seed": 3, "images_seen": 1000, "scored": "images/"}
+    scored = {"weights": "ema", "noise_seed": 3, "images_seen": 1000, "scored": "images/", "metrics": ["frechet"]}
     assert set(scored) == set(WHAT_WAS_SCORED)
     assert card_id({**card, **scored}) == card_id({**card, **scored, "weights": "raw", "noise_seed": 4}) == name
     assert card_id(dict(reversed(card.items()))) == name
@@ -419,6 +419,7 @@ def test_the_name_of_a_card_ignores_what_was_scored(cache):
 
 def test_the_name_of_a_card_changes_with_everything_else(cache):
     card = of_digits(cache).card
+    del card["metrics"]
     names = {card_id(card), card_id({**card, "new": None})}
     for key in card:
         names |= {card_id({**card, key: "other"}), card_id({k: v for k, v in card.items() if k != key})}
@@ -435,12 +436,23 @@ def test_the_name_changes_with_the_settings(cache):
         of_digits(cache, few, extractor_name="none", split="all"),
         of_digits(cache, few, extractor_name="random"),
         of_digits(cache, few, extractor_name="random", seed=1),
-        of_digits(cache, ("sliced_wasserstein", "manifold"), extractor_name="none"),
+        Evaluator(data, data, few, cache, num_samples=NUM, extractor_name="none", split="train"),
         Evaluator(data._replace(samples=255 - data.samples), None, few, cache, num_samples=NUM, split="train"),
     ]
     names = [card_id(evaluator.card) for evaluator in evaluators]
     assert len(set(names)) == len(names)
     assert card_id(of_digits(cache, few, extractor_name="none").card) == names[0]
+
+
+def test_a_figure_and_its_card_are_the_same_beside_other_metrics(cache):
+    few: tuple[Metric, ...] = ("sliced_wasserstein", "frechet")
+    one, other = of_digits(cache, few), of_digits(cache)
+    fake = digits().samples[:NUM]
+    alone, among = one.score(fake), other.score(fake)
+
+    assert card_id(one.card) == card_id(other.card)
+    assert len(alone) < len(among)
+    assert all(among[name] == value for name, value in alone.items())
 
 
 # ------------------------------------------------------------------------- cache
