@@ -178,7 +178,7 @@ class UpsampledConv(nn.Conv2d):
 
 
 class HalvingConv(nn.Conv2d):
-    """(N, C, H, W) -> (N, C', H // 2, W // 2): a 4x4 convolution by 2 with padding 1."""
+    """(N, C, H, W) -> (N, C', H // 2, W // 2): a 4x4 convolution by 2 with padding 1, on a CPU in fewer products."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True):
         super().__init__(num_inputs, num_outputs, 4, stride=2, padding=1, bias=bias)
@@ -188,7 +188,7 @@ class HalvingConv(nn.Conv2d):
 
 
 class DoublingConv(nn.ConvTranspose2d):
-    """(N, C, H, W) -> (N, C', 2 H, 2 W): a transposed 4x4 convolution by 2 with padding 1."""
+    """(N, C, H, W) -> (N, C', 2 H, 2 W): a transposed 4x4 convolution by 2 with padding 1, likewise."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True):
         super().__init__(num_inputs, num_outputs, 4, stride=2, padding=1, bias=bias)

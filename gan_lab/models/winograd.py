@@ -10,7 +10,8 @@ both sides of an image that makes tiles of 2x2 outputs, and 3x3 matrix products 
 
 Three functions, each linear in both of its inputs, are each other's derivatives, of any order: `Convolution` of images
 and weights, `Transposed` of outputs and weights, `WeightGradient` of images and outputs. They go through a batch in
-chunks whose tiles stay in the cache. It is for CPUs, whose convolutions torch computes with all products in training.
+chunks that stay in the cache. It is for CPUs, whose convolutions torch computes with all products in training.
+torch.func and forward-mode derivatives are not supported; torch.compile takes torch's own convolutions.
 """
 
 from collections.abc import Iterator
@@ -21,14 +22,17 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import conv2d, conv_transpose2d
 
-CHUNK_BYTES = 2**24
-"""Of a chunk's tiles."""
+CHUNK_BYTES = 3 * 2**23
+"""At most so many of a chunk's tiles and products, where they are not of a single image."""
 
 FEWEST_CHANNEL_PAIRS = 2**15
 """C K from which the additions cost less than the products they save; measured with 64 images of 8 to 32 pixels."""
 
 FEWEST_TILES = 128
 """Of a batch, from which the sums of the weights, one set for all, cost less than the products they save."""
+
+MOST_PRODUCTS = 0.75
+"""Of torch's own. It is 9 / 16 of even sides; odd ones are filled up: 0.73 of 7 pixels, 0.81 of 5."""
 
 
 def halving_conv2d(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -52,14 +56,15 @@ def _pays(images: Tensor, weight: Tensor, height: int, width: int) -> bool:
     """Whether to take the fewer products; height, width: of the smaller images."""
     if images.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
-    if images.dtype not in (torch.float32, torch.float64) or weight.dtype != images.dtype:
+    if images.ndim != 4 or images.dtype not in (torch.float32, torch.float64) or weight.dtype != images.dtype:
         return False
-    many_channels = weight.shape[0] * weight.shape[1] >= FEWEST_CHANNEL_PAIRS
-    return many_channels and len(images) * ((height + 1) // 2) * ((width + 1) // 2) >= FEWEST_TILES
+    tiles = ((height + 1) // 2) * ((width + 1) // 2)
+    saves = weight.shape[0] * weight.shape[1] >= FEWEST_CHANNEL_PAIRS and len(images) * tiles >= FEWEST_TILES
+    return saves and 9 * 4 * tiles <= MOST_PRODUCTS * 16 * height * width
 
 
 class Workspace:
-    """Room for a chunk of `num` images, and the linear maps between them, or the outputs, and what is multiplied.
+    """Buffers for a chunk of `num` images, and four linear maps: from and to tiles, from and to products.
 
     height, width: of the outputs. Odd ones are filled up with zeros, to whole tiles.
     """
@@ -132,13 +137,30 @@ def _chunks(images: Tensor, outputs: Tensor) -> Iterator[tuple[Workspace, Tensor
     """(workspace, images, outputs) of each chunk; all chunks but the last are of one size."""
     num, num_outputs, height, width = outputs.shape
     tiles = ((height + 1) // 2) * ((width + 1) // 2)
-    most = max(1, CHUNK_BYTES // (36 * tiles * images.shape[1] * images.element_size()))
-    size = -(-num // -(-num // most))
+    most = CHUNK_BYTES // (9 * tiles * (4 * images.shape[1] + num_outputs) * images.element_size())
+    num_chunks = -(-num // max(1, most))
+    size = max(1, -(-num // max(1, num_chunks)))
     workspace = None
     for some_images, some_outputs in zip(images.split(size), outputs.split(size), strict=True):
         if workspace is None or len(some_images) != len(workspace.padded):
             workspace = Workspace(images, len(some_images), images.shape[1], num_outputs, height, width)
         yield workspace, some_images, some_outputs
+
+
+def _asked(ctx: Any) -> list[bool]:
+    """For which inputs the running backward pass wants gradients: backward(inputs=...) leaves some out.
+
+    `needs_input_grad` says for which there could be some. torch has no public question for the rest.
+    """
+
+    def wanted(node: Any) -> bool:
+        try:
+            return torch._C._will_engine_execute_node(node)
+        except RuntimeError:  # torch's answer for a leaf that autograd.grad was asked for
+            return True
+
+    nodes = [node for node, _ in ctx.next_functions]
+    return [needed and wanted(node) for needed, node in zip(ctx.needs_input_grad, nodes, strict=True)]
 
 
 def _empty(like: Tensor, *shape: int) -> Tensor:
@@ -160,9 +182,10 @@ class Convolution(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         images, weights = ctx.saved_tensors
+        first, second = _asked(ctx)
         return (
-            Transposed.apply(gradient, weights) if ctx.needs_input_grad[0] else None,
-            WeightGradient.apply(images, gradient) if ctx.needs_input_grad[1] else None,
+            Transposed.apply(gradient, weights) if first else None,
+            WeightGradient.apply(images, gradient) if second else None,
         )
 
 
@@ -181,9 +204,10 @@ class Transposed(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         outputs, weights = ctx.saved_tensors
+        first, second = _asked(ctx)
         return (
-            Convolution.apply(gradient, weights) if ctx.needs_input_grad[0] else None,
-            WeightGradient.apply(gradient, outputs) if ctx.needs_input_grad[1] else None,
+            Convolution.apply(gradient, weights) if first else None,
+            WeightGradient.apply(gradient, outputs) if second else None,
         )
 
 
@@ -202,9 +226,10 @@ class WeightGradient(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         images, outputs = ctx.saved_tensors
+        first, second = _asked(ctx)
         return (
-            Transposed.apply(outputs, gradient) if ctx.needs_input_grad[0] else None,
-            Convolution.apply(images, gradient) if ctx.needs_input_grad[1] else None,
+            Transposed.apply(outputs, gradient) if first else None,
+            Convolution.apply(images, gradient) if second else None,
         )
 
 

@@ -17,9 +17,9 @@ from gan_lab.models.winograd import (
 )
 
 
-@pytest.fixture(params=[1, 2**24])
+@pytest.fixture(params=[1, 9_000, 2**24])
 def chunk_bytes(request, monkeypatch):
-    """Of one image each, and all in one."""
+    """Of one image each, of some images and others, and all in one."""
     monkeypatch.setattr(winograd, "CHUNK_BYTES", request.param)
 
 
@@ -27,6 +27,7 @@ def chunk_bytes(request, monkeypatch):
 def always(monkeypatch):
     monkeypatch.setattr(winograd, "FEWEST_CHANNEL_PAIRS", 0)
     monkeypatch.setattr(winograd, "FEWEST_TILES", 0)
+    monkeypatch.setattr(winograd, "MOST_PRODUCTS", 3)
 
 
 def randn(*shape):
@@ -60,6 +61,22 @@ def test_both_are_torchs_convolutions(shape, bias):
         result = fast(data, weight, offset)
         torch.testing.assert_close(with_derivatives(result, inputs), expected, rtol=1e-10, atol=1e-10)
         assert result.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("num", [0, 1, 5, 7])
+@pytest.mark.parametrize("most", [1, 2, 3, 9])
+def test_chunks_are_of_like_size(num, most, monkeypatch):
+    images, outputs = torch.randn(num, 3, 8, 12), torch.randn(num, 5, 4, 6)
+    monkeypatch.setattr(winograd, "CHUNK_BYTES", most * 9 * 6 * (4 * 3 + 5) * 4 + 1)
+    sizes = [len(some) for _, some, _ in winograd._chunks(images, outputs)]
+
+    assert sum(sizes) == num
+    assert max(sizes) - min(sizes) <= max(sizes) - 1 if num else sizes == [0]
+    assert max(sizes) <= most
+    expected = torch.autograd.functional.vjp(lambda w: conv2d(images, w, None, 2, 1), torch.zeros(5, 3, 4, 4), outputs)[
+        1
+    ]
+    torch.testing.assert_close(Kernel.apply(WeightGradient.apply(images, outputs)), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.usefixtures("chunk_bytes")
@@ -113,6 +130,9 @@ def test_only_many_channels_of_many_tiles_are_worth_it():
     assert products(DoublingConv(256, 128), torch.zeros(8, 256, 7, 8))
     assert not products(DoublingConv(256, 127), torch.zeros(8, 256, 7, 8))
     assert not products(DoublingConv(256, 128), torch.zeros(8, 256, 6, 8))
+    assert products(DoublingConv(256, 128), torch.zeros(64, 256, 7, 7))
+    assert not products(DoublingConv(256, 128), torch.zeros(64, 256, 5, 5))  # 0.81 of torch's products, and sums
+    assert not products(DoublingConv(256, 128), torch.zeros(256, 256, 8))  # one image
 
 
 def test_other_precisions_and_devices_take_torchs_own():
@@ -149,12 +169,17 @@ def test_rounding_is_that_of_torchs_convolution(function):
         "halving": (halving_conv2d, conv2d, large),
         "doubling": (doubling_conv2d, conv_transpose2d, small),
     }[function]
-    exact = plain(images.double(), weight.double(), stride=2, padding=1)
+    gradient = torch.randn_like(plain(images, weight, stride=2, padding=1))
 
-    def error(result):
-        return (result - exact).square().mean().sqrt()
+    def computed(convolution, dtype, **options):
+        inputs = [images.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()]
+        outputs = convolution(*inputs, **options)
+        return [outputs, *torch.autograd.grad(outputs, inputs, gradient.to(dtype))]
 
-    assert 0 < error(fast(images, weight)) < 4 * error(plain(images, weight, stride=2, padding=1)) < 1e-5
+    exact = computed(plain, torch.float64, stride=2, padding=1)
+    torchs = computed(plain, torch.float32, stride=2, padding=1)
+    for one, other, right in zip(computed(fast, torch.float32), torchs, exact, strict=True):
+        assert 0 < (one - right).norm() < 4 * (other - right).norm() < 1e-5 * right.norm()
 
 
 @pytest.mark.parametrize("family", [dcgan, upconv, resnet])
@@ -183,19 +208,42 @@ def test_networks_are_the_same_in_fewer_products(family, size, monkeypatch):
     assert not calls
     monkeypatch.setattr(winograd, "FEWEST_CHANNEL_PAIRS", 0)
     monkeypatch.setattr(winograd, "FEWEST_TILES", 0)
+    monkeypatch.setattr(winograd, "MOST_PRODUCTS", 3)
     result = computed()
     assert calls
     torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-8)
 
 
-def test_frozen_weights_cost_no_gradient():
-    weight = torch.randn(256, 128, 4, 4)
-    images = torch.randn(8, 128, 16, 16, requires_grad=True)
-    outputs = halving_conv2d(images, weight)
+def counted(run):
     with FlopCounterMode(display=False) as counter:
-        outputs.sum().backward()
+        result = run()
+    return result, counter.get_total_flops() / (2 * 8 * 128 * 256 * 8 * 8 * 9)
 
-    assert counter.get_total_flops() == 2 * 8 * 128 * 256 * 8 * 8 * 9  # of the images alone
+
+@pytest.mark.parametrize("leaf", [True, False])
+@pytest.mark.parametrize("function", ["halving", "doubling"])
+def test_only_gradients_that_are_asked_for_are_computed(function, leaf):
+    """In passes through the layer, as torch's own: one for the outputs, one for each gradient."""
+    weight = torch.randn(256, 128, 4, 4, requires_grad=True)
+    data = torch.randn(8, *{"halving": (128, 16, 16), "doubling": (256, 8, 8)}[function], requires_grad=True)
+    convolution = {"halving": halving_conv2d, "doubling": doubling_conv2d}[function]
+
+    def passes(run):
+        with FlopCounterMode(display=False) as counter:
+            run()
+        return counter.get_total_flops() / (2 * 8 * 128 * 256 * 8 * 8 * 9)
+
+    outputs = convolution(data if leaf else 2 * data, weight)
+    loss = outputs.sum()
+    assert passes(lambda: torch.autograd.grad(loss, data, retain_graph=True)) == 1
+    assert passes(lambda: torch.autograd.grad(loss, weight, retain_graph=True)) == 1
+    assert passes(lambda: loss.backward(inputs=[data], retain_graph=True)) == 1
+    assert passes(lambda: loss.backward(inputs=[weight], retain_graph=True)) == 1
+    assert passes(lambda: loss.backward(inputs=[data, weight], retain_graph=True)) == 2
+    (gradient,) = torch.autograd.grad(outputs.square().sum(), data, create_graph=True)
+    # Of the gradient by its weights and by the outputs, of these by the weights:
+    assert passes(lambda: gradient.square().sum().backward(inputs=[weight])) == 3
+    assert passes(lambda: convolution(data, weight.detach()).sum().backward()) == 2
 
 
 def test_layers_are_saved_as_torchs():
