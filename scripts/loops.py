@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import DoublingConv, HalvingConv, UpsampledConv, has_batch_norm
+from gan_lab.models.layers import DoublingConv, Dropout, HalvingConv, UpsampledConv, has_batch_norm
 
 
 class Parts(NamedTuple):
@@ -102,6 +102,8 @@ def as_torch_has_it(network: nn.Module) -> None:
             layer.forward = partial(two_layers, layer)  # type: ignore[method-assign]
         if isinstance(layer, DoublingConv):
             layer.forward = partial(nn.ConvTranspose2d.forward, layer)  # type: ignore[method-assign]
+        if isinstance(layer, Dropout):
+            layer.forward = partial(nn.Dropout.forward, layer)  # type: ignore[method-assign]
         if isinstance(layer, HalvingConv):
             layer.forward = partial(nn.Conv2d.forward, layer)  # type: ignore[method-assign]
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

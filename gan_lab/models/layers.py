@@ -52,6 +52,21 @@ class FourierFeatures(nn.Module):
         return torch.cat([points, angles.sin(), angles.cos()], dim=1)
 
 
+class Dropout(nn.Dropout):
+    """torch's dropout; on a CPU each value is kept or not by 16 random bits, four values a draw: twice as fast.
+
+    What is kept is multiplied by the inverse of its probability, which is a multiple of 2^-16.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
+        if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
+            return super().forward(inputs)
+        draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
+        return inputs * (bits < num_kept - 2**15).to(inputs.dtype).mul_(2**16 / num_kept)
+
+
 class MinibatchStd(nn.Module):
     """features (N, C, H, W) -> (N, C + 1, H, W): one more channel, which says how much the samples of a group differ.
 

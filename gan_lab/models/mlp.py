@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from gan_lab.models.layers import FourierFeatures, VectorNorm, vector_norm
+from gan_lab.models.layers import Dropout, FourierFeatures, VectorNorm, vector_norm
 
 
 def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0.0) -> list[nn.Module]:
@@ -19,7 +19,7 @@ def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0
     for num_inputs, num_outputs in pairwise(sizes):
         layers += [nn.Linear(num_inputs, num_outputs), vector_norm(norm, num_outputs), nn.LeakyReLU(slope)]
         if dropout > 0:
-            layers.append(nn.Dropout(dropout))
+            layers.append(Dropout(dropout))
     return layers
 
 

@@ -5,6 +5,7 @@ from torch.nn.functional import conv2d, pad
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_lab.models.layers import (
+    Dropout,
     FourierFeatures,
     Lowpass,
     MinibatchStd,
@@ -199,6 +200,46 @@ def test_lowpass_has_nothing_to_learn_or_to_save():
 
     assert list(layer.parameters()) == []
     assert layer.state_dict() == {}
+
+
+@pytest.mark.parametrize("p", [0.001, 0.3, 0.5, 0.9])
+def test_dropout_keeps_its_share_of_the_values_and_their_mean(p):
+    torch.manual_seed(0)
+    inputs = torch.ones(999, 1001, dtype=torch.float64, requires_grad=True)
+    outputs = Dropout(p)(inputs)
+    kept = outputs != 0
+    num = inputs.numel()
+
+    assert abs(kept.double().mean() - (1 - p)) < 5 * (p * (1 - p) / num) ** 0.5
+    assert outputs[kept].unique().tolist() == [pytest.approx(1 / (1 - p), rel=1e-4)]
+    (gradient,) = torch.autograd.grad((3 * outputs).sum(), inputs)
+    assert torch.equal(gradient, 3 * outputs.detach())  # of ones, the factors themselves
+
+
+def test_values_are_dropped_independently():
+    """Of neighbours, four of which share a draw, of rows, and of two passes."""
+    torch.manual_seed(0)
+    layer, inputs = Dropout(0.4), torch.ones(500, 1024)
+    first, second = ((layer(inputs) != 0).double() for _ in range(2))
+    centred = (first - 0.6) / 0.24**0.5
+    others = [centred.roll(shift, 1) for shift in range(1, 9)]
+    others += [centred.roll(1, 0), (second - 0.6) / 0.24**0.5]
+
+    for other in others:
+        assert abs((centred * other).mean()) < 5 / inputs.numel() ** 0.5
+    torch.manual_seed(0)
+    assert torch.equal(layer(inputs) != 0, first != 0)  # by torch's generator
+
+
+def test_dropout_of_nothing_of_all_and_outside_training():
+    inputs = torch.randn(7, 3)
+
+    assert torch.equal(Dropout(0.3).eval()(inputs), inputs)
+    assert torch.equal(Dropout(0.0)(inputs), inputs)
+    assert torch.equal(Dropout(1.0)(inputs), torch.zeros(7, 3))
+    assert Dropout(0.3)(inputs[:0]).shape == (0, 3)
+    assert Dropout(0.3)(inputs.bfloat16()).dtype == torch.bfloat16
+    assert Dropout(0.3)(inputs.to("meta")).is_meta
 
 
 @pytest.mark.parametrize(("num", "group_size", "size"), [(8, 4, 4), (6, 4, 2), (5, 4, 1), (3, 8, 1), (8, 16, 8)])
