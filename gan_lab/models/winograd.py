@@ -14,6 +14,7 @@ chunks that stay in the cache. It is for CPUs, whose convolutions torch computes
 torch.func and forward-mode derivatives are not supported; torch.compile takes torch's own convolutions.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -105,18 +106,28 @@ class Workspace:
 
     def from_products(self, outputs: Tensor) -> None:
         """What `products` holds into outputs (num, K, height, width): m0 + m1, m1 + m2 down and across."""
-        torch.add(self.products[:2], self.products[1:], out=self.halves)
-        torch.add(self.halves[:, :2], self.halves[:, 1:], out=self.pairs)
+        _in_twos(self.products, self.pairs, self.halves)
         outputs.copy_(self.outputs[:, : outputs.shape[2], : outputs.shape[3]].permute(0, 3, 1, 2))
 
     def to_products(self, outputs: Tensor) -> Tensor:
         """The adjoint of `from_products`: outputs (num, K, height, width) -> sums (9, tiles, K)."""
         self.outputs[:, : outputs.shape[2], : outputs.shape[3]] = outputs.permute(0, 2, 3, 1)
-        for products, pairs in ((self.products[0], self.pairs[0]), (self.products[2], self.pairs[1])):
-            products[0], products[2] = pairs
-            torch.add(pairs[0], pairs[1], out=products[1])
-        torch.add(self.products[0], self.products[2], out=self.products[1])
+        _in_threes(self.pairs, self.products)
         return self.product_rows
+
+
+def _in_threes(pairs: Tensor, out: Tensor) -> None:
+    """Of pairs (2, 2, ...) into out (3, 3, ...): w0, w0 + w1, w1 along both dimensions."""
+    for row, pair in ((out[0], pairs[0]), (out[2], pairs[1])):
+        row[0], row[2] = pair
+        torch.add(row[0], row[2], out=row[1])
+    torch.add(out[0], out[2], out=out[1])
+
+
+def _in_twos(parts: Tensor, out: Tensor, halves: Tensor | None = None) -> None:
+    """The adjoint of `_in_threes`: of parts (3, 3, ...) into out (2, 2, ...): m0 + m1, m1 + m2. halves: a buffer."""
+    halves = torch.add(parts[:2], parts[1:], out=halves)
+    torch.add(halves[:, :2], halves[:, 1:], out=out)
 
 
 def _overlapped(parts: Tensor, out: Tensor, dim: int) -> None:
@@ -137,9 +148,9 @@ def _chunks(images: Tensor, outputs: Tensor) -> Iterator[tuple[Workspace, Tensor
     """(workspace, images, outputs) of each chunk; all chunks but the last are of one size."""
     num, num_outputs, height, width = outputs.shape
     tiles = ((height + 1) // 2) * ((width + 1) // 2)
-    most = CHUNK_BYTES // (9 * tiles * (4 * images.shape[1] + num_outputs) * images.element_size())
-    num_chunks = -(-num // max(1, most))
-    size = max(1, -(-num // max(1, num_chunks)))
+    most = max(1, CHUNK_BYTES // (9 * tiles * (4 * images.shape[1] + num_outputs) * images.element_size()))
+    num_chunks = max(1, math.ceil(num / most))
+    size = max(1, math.ceil(num / num_chunks))  # 1 where there are no images
     workspace = None
     for some_images, some_outputs in zip(images.split(size), outputs.split(size), strict=True):
         if workspace is None or len(some_images) != len(workspace.padded):
@@ -233,18 +244,19 @@ class WeightGradient(Function):
         )
 
 
+def _taps(weight: Tensor) -> Tensor:
+    """A view of weight (K, C, 4, 4): (2, 2, K, 2, 2, C), the two weights down and across, of even and odd ones."""
+    return weight.permute(2, 3, 0, 1).unflatten(1, (2, 2)).unflatten(0, (2, 2)).permute(0, 2, 4, 1, 3, 5)
+
+
 class Sums(Function):
     """weight (K, C, 4, 4) -> weights (9, K, 4 C): w0, w0 + w1, w1 down and across, of even and odd rows and columns."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
         num_outputs, num_inputs = weight.shape[:2]
-        pairs = weight.permute(2, 3, 0, 1).view(2, 2, 2, 2, num_outputs, num_inputs).permute(0, 2, 4, 1, 3, 5)
         sums = weight.new_empty(3, 3, num_outputs, 2, 2, num_inputs)
-        for row, pair in ((sums[0], pairs[0]), (sums[2], pairs[1])):
-            row[0], row[2] = pair
-            torch.add(row[0], row[2], out=row[1])
-        torch.add(sums[0], sums[2], out=sums[1])
+        _in_threes(_taps(weight), sums)
         return sums.view(9, num_outputs, 4 * num_inputs)
 
     @staticmethod
@@ -258,13 +270,8 @@ class Kernel(Function):
     @staticmethod
     def forward(ctx: Any, sums: Tensor) -> Tensor:
         num_outputs, num_inputs = sums.shape[1], sums.shape[2] // 4
-        sums = sums.view(3, 3, num_outputs, 2, 2, num_inputs)
         kernel = _empty(sums, num_outputs, num_inputs, 4, 4)
-        pairs = kernel.permute(2, 3, 0, 1).view(2, 2, 2, 2, num_outputs, num_inputs).permute(0, 2, 4, 1, 3, 5)
-        for pair, (first, second) in zip(pairs, ((sums[0], sums[1]), (sums[2], sums[1])), strict=True):
-            for one, index in ((pair[0], 0), (pair[1], 2)):
-                torch.add(first[index], first[1], out=one)
-                one.add_(second[index]).add_(second[1])
+        _in_twos(sums.view(3, 3, num_outputs, 2, 2, num_inputs), _taps(kernel))
         return kernel
 
     @staticmethod
