@@ -17,9 +17,6 @@ from torch.nn.functional import cross_entropy, one_hot
 from gan_lab.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.penalties import Uniform
 
-UNLABELLED = -1
-"""The label of a sample whose class D is not told."""
-
 
 class Conditioning:
     """None: G's input is noise alone, D's output a logit (or, of an autoencoder, a logit and the embedding)."""
@@ -31,16 +28,15 @@ class Conditioning:
     noise_scale = 1.0  # what the noise is multiplied by
     has_encoder = False
     gives_labels = False  # fakes come with a label of the data's
-    whole_batch = False  # its terms are means over the whole batch, which micro-batches and processes would change
     num_read = 0  # classes that `read` tells apart; 0: it cannot be asked
 
     def codes(self, num: int, labels: Tensor | None, uniform: Uniform) -> Tensor:
         """(num, num_codes) for these labels (num,), or drawn: `uniform(shape)` gives values in [0, 1), once."""
         return torch.empty(num, 0)
 
-    def visible_labels(self, labels: Tensor) -> Tensor:
-        """The labels (N,) of a whole data set as training sees them; UNLABELLED where it does not."""
-        return labels
+    def told(self, labels: Tensor) -> Tensor | None:
+        """Which samples (M,) of a data set with these labels (N,) D is told the class of, beside its other batches."""
+        return None
 
     def discriminator_shape(self, sample_shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of what D gets."""
@@ -56,6 +52,10 @@ class Conditioning:
     def discriminator_term(self, real: Tensor, labels: Tensor | None, fake: Tensor, codes: Tensor) -> Tensor | None:
         """Of D's outputs for reals with these labels and for fakes with these codes."""
         return None
+
+    def told_term(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """Of D's outputs for samples whose labels (N,) it is told."""
+        raise NotImplementedError
 
     def generator_term(self, fake: Tensor, codes: Tensor) -> Tensor | None:
         """Of D's outputs for fakes with these codes."""
@@ -167,12 +167,12 @@ class SemiSupervised(Conditioning):
     """A classifier with one more class, "fake" (Odena 2016; Salimans et al. 2016, section 5), from a few labels.
 
     D has K outputs; the logit of the class "fake" is fixed at 0, which only sets a constant. So real against fake is
-    log sum exp o, and D minimises weight CE(o_real, y) over the reals whose label it is told. G makes any class.
-    labels_per_class: how many labels of each class D is told; the rest are never used in training.
+    log sum exp o. Each step of D sees, beside its reals and fakes, a batch of the few samples whose label it is told,
+    and minimises weight CE(o, y) there, as Salimans' code does: among the reals alone they would hardly ever occur. G
+    makes any class. labels_per_class: how many labels of each class D is told; the rest are never used in training.
     """
 
     needs_labels = True
-    whole_batch = True
 
     def __init__(self, *, num_classes: PositiveInt, labels_per_class: PositiveInt = 10, weight: NonNegativeFloat = 1.0):
         if num_classes < 2:
@@ -181,23 +181,17 @@ class SemiSupervised(Conditioning):
         self.labels_per_class = labels_per_class
         self.weight = weight
 
-    def visible_labels(self, labels: Tensor) -> Tensor:
+    def told(self, labels: Tensor) -> Tensor:
         """The first `labels_per_class` of each class in an order that is fixed, and the same for every run."""
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-        visible = torch.full_like(labels, UNLABELLED)
-        for label in range(self.num_outputs):
-            chosen = order[labels[order] == label][: self.labels_per_class]
-            visible[chosen] = label
-        return visible
+        classes = [order[labels[order] == label][: self.labels_per_class] for label in range(self.num_outputs)]
+        return torch.cat(classes)
 
     def logits(self, outputs: Tensor, codes: Tensor) -> Tensor:
         return outputs.logsumexp(dim=1)
 
-    def discriminator_term(self, real: Tensor, labels: Tensor | None, fake: Tensor, codes: Tensor) -> Tensor:
-        assert labels is not None
-        known = labels != UNLABELLED
-        errors = cross_entropy(real, labels, ignore_index=UNLABELLED, reduction="none")  # 0 where there is no label
-        return self.weight * errors * (len(labels) / known.sum().clamp(min=1))  # its mean is that over the labelled
+    def told_term(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return self.weight * cross_entropy(outputs, labels, reduction="none")
 
     def read(self, outputs: Tensor) -> Tensor:
         return outputs.argmax(dim=1)

@@ -546,12 +546,6 @@ def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str
         yield f"conditioning ({name}) needs labels, and the data set has none; use conditioning=none or another dataset"
     if packing > 1:
         yield f"model.packing={packing} with conditioning ({name}): a pack has no label; use model.packing=1"
-    divided = config["accelerator"]["num_processes"] * config["optimizer"].get("accumulate", 1)
-    if conditioning.whole_batch and divided > 1:
-        yield (
-            f"conditioning ({name}) takes means over the labelled samples of a batch, which optimizer.accumulate and "
-            "accelerator.num_processes divide; use 1 for both"
-        )
     target = model["discriminator"]["_target_"]
     network, _ = _import(target, "model.discriminator")
     if "num_outputs" not in inspect.signature(network).parameters:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gan_lab import config as configuration
+from gan_lab.callbacks.evaluation import read_classes
 from gan_lab.config import RunConfig
 from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.data import Data
@@ -22,7 +23,7 @@ from gan_lab.evaluation import Evaluator, card_id
 from gan_lab.images import PICTURE_CHANNELS, to_uint8
 from gan_lab.sampling import latents_of, samples_of
 from gan_lab.streams import Streams
-from gan_lab.trained import SavedWeights, device_of, trained_generator
+from gan_lab.trained import SavedWeights, device_of, trained_generator, trained_reader
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,13 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     if fake.ndim == 4:
         fake = to_uint8(fake)
     scored = {"weights": request.weights, "noise_seed": seed, "images_seen": trained.images_seen}
-    return _scored(evaluator, fake, scored, labels)
+    result = _scored(evaluator, fake, scored, labels)
+    if labels is not None:
+        result["class_fd"] = evaluator.class_distances(fake, labels)
+    reader = trained_reader(trained, device) if same_classes else None
+    if reader is not None:
+        result["scores"] |= read_classes(reader, trained.space.conditioning, evaluator)
+    return result
 
 
 def evaluate_images(request: Evaluation, config: RunConfig) -> dict[str, Any]:
@@ -194,6 +201,9 @@ def table(result: dict[str, Any]) -> str:
         ratio = "" if not floor or floor < 0 else f"{value / floor:>8.2f}x"
         lines.append(f"{name:<28}{value:>12.5g}{shown:>12}{ratio:>9}")
     lines.append("(floor: as many other real samples, what a perfect generator would get)")
+    if result.get("class_fd"):
+        each = ", ".join(f"{name} {distance:.5g}" for name, distance in result["class_fd"].items())
+        lines.append(f"class_fd of each class: {each}")
     facts = {key: value for key, value in result["card"].items() if key != "metrics"}
     lines.append("; ".join(f"{key} {value}" for key, value in facts.items()))
     return "\n".join(lines)

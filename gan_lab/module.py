@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from gan_lab.compiled import Calls, Compile, calls_of
 from gan_lab.conditioning import Conditioning
-from gan_lab.data.batches import Batch
+from gan_lab.data.batches import Batch, Told
 from gan_lab.ema import Average, ema_decay
 from gan_lab.losses import AdversarialLoss
-from gan_lab.models.layers import has_batch_norm
+from gan_lab.models.layers import mixes_samples
 from gan_lab.optimizers import Schedule, lr_factor
 from gan_lab.penalties import Discriminator, Passes, Uniform
 from gan_lab.player import Player
@@ -144,10 +144,11 @@ class GAN(LightningModule):
         self._counts: dict[str, int] = {}
         self._judged: list[Tensor] = []
         # BatchNorm must see real and fake apart; otherwise one pass over both is the same and faster.
-        self._one_pass = not has_batch_norm(discriminator)
+        self._one_pass = not mixes_samples(discriminator)
         self.streams = Streams(seed)
         self.rank, self.world_size = 0, 1
         self.state_to_load: dict[str, Any] | None = None  # a checkpoint's; waits for the optimizers
+        self.told: Told | None = None  # samples whose classes D is told in batches of their own; set before training
         self.generator_player: Player  # this and the next three are made when training starts
         self.discriminator_player: Player
         self.average: Average
@@ -168,6 +169,8 @@ class GAN(LightningModule):
         )
         for memory in self.memories.values():
             memory.update({name: value.to(self.device) for name, value in memory.items()})
+        if self.told is not None:
+            self.told.to(self.device)
         self.average = Average(self.generator_ema, self.generator)
         self.calls = calls_of(self.generator, self.discriminator, self.compile_how, bool(self.penalties))
         if self.state_to_load is not None:
@@ -310,6 +313,13 @@ class GAN(LightningModule):
         values = [penalty(discriminator, real, fake, uniform).mean() for penalty in penalties]
         return torch.stack(values).sum() * self.scheduled.penalty_factor
 
+    def told_batch(self) -> tuple[Tensor, Tensor] | None:
+        """This process's samples, as many as reals, whose labels D is told in its next update; None without such."""
+        if self.told is None:
+            return None
+        start = self.d_steps * self.batch_size + self.rank * self.local_batch_size
+        return self.told.batch(start, start + self.local_batch_size)
+
     def discriminator_term(self, real: Tensor, labels: Tensor | None, fake: Tensor, codes: Tensor) -> Tensor | None:
         """What D learns beside real against fake, from its outputs for both."""
         term = self.conditioning.discriminator_term(real, labels, fake, codes)
@@ -361,13 +371,6 @@ class GAN(LightningModule):
         with evaluation_mode(self.discriminator):
             outputs = self._judge(self.discriminator, self.pack(samples[:whole]), codes, as_it_is)
             return self.read(outputs, codes).float()
-
-    @torch.no_grad()
-    def read_classes(self, samples: Tensor) -> Tensor:
-        """The class (N,) that D, or the encoder, sees in each sample; see `Conditioning.read`."""
-        network = self.discriminator if self.encoder is None else self.encoder
-        with evaluation_mode(network):
-            return self.conditioning.read(network(samples))
 
     def lr_factor(self) -> float:
         factor = lr_factor(self.optimization.schedule, self.images_seen / self.budget_images)

@@ -24,7 +24,7 @@ from gan_lab.callbacks.report import Report, Reporter
 from gan_lab.callbacks.stop import Interrupted, Stop, terminable
 from gan_lab.config import RunConfig
 from gan_lab.data import label_shares, some_of
-from gan_lab.data.batches import Batch, RealData
+from gan_lab.data.batches import Batch, RealData, told_samples
 from gan_lab.errors import RunError
 from gan_lab.evaluation import card_id
 from gan_lab.files import read_checkpoint, write_checkpoint
@@ -122,6 +122,7 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
     sample_shape = tuple(data.samples.shape[1:])
     shares = label_shares(training)
     gan = configuration.build_gan(config, sample_shape, shares)
+    gan.told = told_samples(training, gan.conditioning, config.seed)
     checkpoint = load_state(gan, run_dir)
     start_images = gan.images_seen
 
@@ -206,7 +207,7 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         num_batches=config.loss.num_discriminator_steps,
         seed=config.seed,
         device_gib=config.accelerator.data_gib,
-        labels=gan.conditioning.visible_labels(training.labels) if gan.conditioning.needs_labels else None,
+        labels=training.labels if gan.conditioning.gives_labels else None,
         split=configuration.split_of(config),
         make_held_out=lambda: configuration.build_held_out(config),
         # Lightning's own callbacks are to see every cycle.

@@ -52,3 +52,18 @@ def trained_generator(run_dir: Path, weights: SavedWeights, device: torch.device
         raise RunError(f"{run_dir}: its checkpoint was made by another version of model.generator: {error}") from error
     generator.eval()
     return Trained(generator, space, images_seen, content)
+
+
+def trained_reader(trained: Trained, device: torch.device) -> nn.Module | None:
+    """What tells classes apart, D or the encoder, as it was when the generator was saved; None where neither tries, and
+    beside the best generator, which is kept alone."""
+    content, conditioning = trained.content, trained.space.conditioning
+    if conditioning.num_read == 0 or "discriminator" not in content:
+        return None
+    name, num_outputs = "discriminator", conditioning.num_outputs
+    if conditioning.has_encoder:
+        name, num_outputs = "encoder", trained.space.dim + conditioning.num_codes
+    model = configuration.check_against(configuration.Model, content["model"])
+    reader = configuration.build_discriminator(model, tuple(content["sample_shape"]), num_outputs).to(device)
+    reader.load_state_dict(content[name])
+    return reader

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import DoublingConv, Dropout, HalvingConv, UpsampledConv, has_batch_norm
+from gan_lab.models.layers import DoublingConv, Dropout, HalvingConv, UpsampledConv, mixes_samples
 
 
 class Parts(NamedTuple):
@@ -184,7 +184,7 @@ def tight_steps(parts: Parts) -> Iterator[int]:
     size, latent_dim = config.batch_size, config.model.latent_dim
     generator_optimizer, discriminator_optimizer = optimizers(parts, fused=True)
     generator_weights, discriminator_weights = list(generator.parameters()), list(discriminator.parameters())
-    one_pass = not has_batch_norm(discriminator) and "r1" not in weights
+    one_pass = not mixes_samples(discriminator) and "r1" not in weights
 
     def cast() -> Any:
         return torch.autocast(device.type, dtype, enabled=dtype is not None)

@@ -12,7 +12,9 @@ from scipy.stats import poisson
 from torch import Tensor, nn
 
 import gan_lab.evaluation
-from gan_lab.data import Data
+from gan_lab.callbacks.evaluation import read_classes
+from gan_lab.conditioning import AuxiliaryClassifier, Codes, Conditioning
+from gan_lab.data import Data, as_training_input
 from gan_lab.data.coupled import coupled_digits
 from gan_lab.data.digits import digits
 from gan_lab.data.points import gaussian_ring
@@ -243,6 +245,100 @@ def test_channels_are_judged_apart():
         one, of_one = network(images[:, channel : channel + 1])
         torch.testing.assert_close(vectors[:, 16 * channel : 16 * (channel + 1)], one)
         torch.testing.assert_close(logits[:, channel], of_one)
+
+
+@pytest.fixture(scope="module")
+def evaluator(cache: Cache) -> Evaluator:
+    return of_digits(cache, ("labels", "class_frechet", "classification"), conditional=True)
+
+
+@pytest.fixture(scope="module")
+def right(evaluator: Evaluator) -> Tensor:
+    """The labels of the images that the floor is of."""
+    return evaluator.data.labels[evaluator._chosen[1]]
+
+
+class TestLabels:
+    """Real images as fakes, with their own labels and with those of other samples."""
+
+    def test_right_labels_score_the_floor(self, evaluator, right):
+        scores = evaluator.score(other_half(evaluator)[1], right)
+        assert scores["label_accuracy"] == 1  # the classifier has learned from them
+        assert scores["class_fd"] == pytest.approx(evaluator.floor["class_fd"], rel=1e-5)
+        assert scores["classification_accuracy"] == evaluator.floor["classification_accuracy"] > 0.85
+
+    def test_labels_that_are_one_too_high_are_all_wrong(self, evaluator, right):
+        scores = evaluator.score(other_half(evaluator)[1], (right + 1) % 10)
+        assert scores["label_accuracy"] == 0
+        assert scores["class_fd"] > 5 * evaluator.floor["class_fd"]
+        assert scores["classification_accuracy"] < 0.1
+
+    def test_two_labels_that_are_swapped_cost_their_share(self, evaluator, right):
+        swapped = torch.where(right == 3, 7, torch.where(right == 7, 3, right))
+        scores = evaluator.score(other_half(evaluator)[1], swapped)
+        share = ((right == 3) | (right == 7)).double().mean().item()
+        assert scores["label_accuracy"] == pytest.approx(1 - share)
+        distances = evaluator.class_distances(other_half(evaluator)[1], swapped)
+        own = evaluator.class_distances(other_half(evaluator)[1], right)
+        assert sorted(name for name in own if distances[name] > 2 * own[name]) == ["3", "7"]
+        assert distances["0"] == own["0"]
+
+    def test_the_distance_of_labels_is_the_mean_of_the_classes(self, evaluator, right):
+        each = evaluator.class_distances(other_half(evaluator)[1], right)
+        assert list(each) == [str(digit) for digit in range(10)]
+        assert sum(each.values()) / 10 == pytest.approx(evaluator.floor["class_fd"], rel=1e-5)
+
+    def test_nothing_of_classes_where_it_was_not_asked_for(self, cache, right):
+        evaluator = of_digits(cache, ("labels",), conditional=True)
+        assert evaluator.class_distances(other_half(evaluator)[1], right) == {}
+
+
+class Knowing(nn.Module):
+    """Gives each image of digits(split="test") its class, by looking it up, and a wrong one to every `wrong`-th."""
+
+    def __init__(self, num_before: int, order: list[int], wrong: int = 0):
+        super().__init__()
+        held_out = digits(split="test")
+        self.keys = as_training_input(held_out.samples).flatten(1)
+        self.found = torch.tensor(order)[held_out.labels]
+        if wrong:
+            self.found[::wrong] = (self.found[::wrong] + 1) % 10
+        self.num_before = num_before
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = torch.cdist(images.flatten(1), self.keys).argmin(dim=1)
+        outputs = nn.functional.one_hot(self.found[rows], 10).float()
+        return torch.cat([torch.randn(len(images), self.num_before), outputs, torch.randn(len(images), 2)], dim=1)
+
+
+class TestReading:
+    """What D or the encoder sees in held-out samples; InfoGAN's outputs, of which the first is the logit."""
+
+    def test_categories_in_another_order_are_right(self, cache):
+        network = Knowing(1, [3, 1, 4, 0, 5, 9, 2, 6, 8, 7])
+        found = read_classes(network, Codes(num_categories=10, num_continuous=2), of_digits(cache))
+        assert found == {"clusters/purity": 1, "clusters/error": 0}
+
+    def test_every_fifth_is_wrong(self, cache):
+        num = len(digits(split="test").samples)
+        found = read_classes(Knowing(1, list(range(10)), wrong=5), Codes(num_continuous=2), of_digits(cache))
+        assert found["clusters/error"] == pytest.approx(math.ceil(num / 5) / num)
+        assert found["clusters/purity"] == pytest.approx(1 - math.ceil(num / 5) / num)
+
+    def test_labels_must_be_the_datas_own(self, cache):
+        class Told(Knowing):
+            def forward(self, images: Tensor) -> Tensor:
+                return super().forward(images)[:, :-2]
+
+        conditioning = AuxiliaryClassifier(num_classes=10)
+        assert read_classes(Told(1, list(range(10))), conditioning, of_digits(cache)) == {"classes/accuracy": 1}
+        moved = Told(1, [*range(1, 10), 0])
+        assert read_classes(moved, conditioning, of_digits(cache)) == {"classes/accuracy": 0}
+
+    def test_nothing_where_nobody_tries(self, cache):
+        assert read_classes(nn.Identity(), Conditioning(), of_digits(cache)) == {}
+        unlabelled = Evaluator(digits()._replace(labels=None, classes=None), None, (), cache)
+        assert read_classes(nn.Identity(), Codes(), unlabelled) == {}
 
 
 # --------------------------------------------------------------- reference and floor

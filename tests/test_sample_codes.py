@@ -140,10 +140,26 @@ def test_metrics_of_labels_and_codes(cwd: Path) -> None:
 
 def test_evaluate_scores_the_labels_of_training(cwd: Path) -> None:
     done("evaluate", "run=labels", "evaluation=full", "num=300", "out=scores.json", cwd=cwd)
-    scores = json.loads((cwd / "scores.json").read_text())["scores"]
+    result = json.loads((cwd / "scores.json").read_text())
+    scores = result["scores"]
     with (cwd / "labels" / "metrics.csv").open(newline="") as file:
         row = list(csv.DictReader(file))[-1]
-    for name in ("label_accuracy", "class_fd", "classification_accuracy", "fd"):
+    for name in ("label_accuracy", "class_fd", "classification_accuracy", "fd", "classes/accuracy"):
+        assert scores[name] == pytest.approx(float(row[name]), rel=1e-6)
+    each = result["class_fd"]
+    assert set(each) <= {str(digit) for digit in range(10)}
+    assert sum(each.values()) / len(each) == pytest.approx(scores["class_fd"])
+    shown = done("evaluate", "run=labels", "evaluation=full", "num=300", "weights=best", cwd=cwd)
+    assert "class_fd of each class: 0 " in shown.out
+    assert "classes/accuracy" not in shown.out  # beside the best generator no D is kept
+
+
+def test_evaluate_reads_the_categories_as_training_did(cwd: Path) -> None:
+    done("evaluate", "run=codes", "out=codes.json", cwd=cwd)
+    scores = json.loads((cwd / "codes.json").read_text())["scores"]
+    with (cwd / "codes" / "metrics.csv").open(newline="") as file:
+        row = list(csv.DictReader(file))[-1]
+    for name in ("clusters/purity", "clusters/error"):
         assert scores[name] == pytest.approx(float(row[name]), rel=1e-6)
 
 

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_lab.callbacks.base import Callback
 from gan_lab.callbacks.samples import Weights, draw, draw_latents
+from gan_lab.conditioning import Conditioning
 from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.data import Data, as_training_input
 from gan_lab.evaluation import DomainsEvaluator, Evaluator, ExtractorName, Metric, better, card_id, in_words
 from gan_lab.features.cache import Cache
 from gan_lab.images import to_uint8
 from gan_lab.metrics.labels import cluster_purity, matched_error
+from gan_lab.sampling import evaluation_mode
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -128,7 +130,8 @@ class Evaluate(Callback):
         evaluator = self._evaluator
         floor = evaluator.floor
         fake, labels = scored_samples(gan, evaluator, self.weights)
-        scores = evaluator.score(fake, labels) | read_classes(gan, evaluator)
+        reader = gan.discriminator if gan.encoder is None else gan.encoder
+        scores = evaluator.score(fake, labels) | read_classes(reader, gan.conditioning, evaluator)
         card = {**evaluator.card, "weights": self.weights, "noise_seed": gan.seed}
         metrics = scores | {f"{name}/floor": value for name, value in floor.items()}
         if evaluator.held_out is not None:
@@ -168,21 +171,27 @@ def scored_samples(gan: GAN, evaluator: Evaluator, weights: Weights) -> tuple[Te
     return to_uint8(fake) if fake.ndim == 4 else fake, gan.latent_space.labels_of(latents)
 
 
-def read_classes(gan: GAN, evaluator: Evaluator) -> dict[str, float]:
-    """How well D, or the encoder, tells the classes of real samples apart; nothing where it does not try.
+@torch.no_grad()
+def read_classes(network: nn.Module, conditioning: Conditioning, evaluator: Evaluator) -> dict[str, float]:
+    """How well D, or the encoder where there is one, tells the classes of real samples apart; nothing where it does not
+    try.
 
     On held-out samples where there are some. classes/accuracy: of classes that it was told; clusters/purity and
     clusters/error: of categories that it has found by itself (see `gan_lab.metrics.labels`).
     """
     data = evaluator.data if evaluator.held_out is None else evaluator.held_out
-    num = gan.conditioning.num_read
+    num = conditioning.num_read
     if num == 0 or data.labels is None or data.classes is None:
         return {}
     chosen = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(0))[:MOST_READ]
     samples, labels = data.samples[chosen], data.labels[chosen]
-    parts = [gan.read_classes(as_training_input(part).to(gan.device)).cpu() for part in samples.split(256)]
+    with evaluation_mode(network):
+        parts = [
+            conditioning.read(network(as_training_input(part).to(evaluator.device))).cpu()
+            for part in samples.split(256)
+        ]
     found = torch.cat(parts)
-    if gan.conditioning.needs_labels:
+    if conditioning.needs_labels:
         return {"classes/accuracy": (found == labels).double().mean().item()}
     names = {"clusters/purity": cluster_purity(found, labels, num_clusters=num, num_classes=len(data.classes))}
     if num == len(data.classes):

@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from gan_lab.conditioning import Conditioning
 from gan_lab.data import Data, as_training_input
 from gan_lab.streams import stream_seed
 
@@ -19,11 +20,12 @@ Batch = Tensor | tuple[Tensor, Tensor]
 
 
 class EpochOrder:
-    """The order in which samples are shown: a new permutation each epoch, a function of (seed, epoch) alone."""
+    """The order in which samples are shown: a new permutation each epoch, a function of (seed, stream, epoch) alone."""
 
-    def __init__(self, num_samples: int, seed: int):
+    def __init__(self, num_samples: int, seed: int, stream: str = "data"):
         self.num_samples = num_samples
         self.seed = seed
+        self.stream = stream
         self._epoch = -1
         self._permutation = torch.empty(0, dtype=torch.int64)
 
@@ -39,7 +41,7 @@ class EpochOrder:
 
     def _order_of(self, epoch: int) -> Tensor:
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(stream_seed(self.seed, "data", epoch))
+            generator = torch.Generator().manual_seed(stream_seed(self.seed, self.stream, epoch))
             self._epoch, self._permutation = epoch, torch.randperm(self.num_samples, generator=generator)
         return self._permutation
 
@@ -94,6 +96,31 @@ class RealBatches:
             samples = self.samples.index_select(0, indices)
             yield samples.pin_memory() if self.device.type == "cuda" and not self.resident else samples, indices
             self.images = stop
+
+
+class Told:
+    """The samples (M, ...) whose labels (M,) D is told, in batches by counter: each is shown as often as the others."""
+
+    def __init__(self, samples: Tensor, labels: Tensor, seed: int):
+        self.samples = samples
+        self.labels = labels
+        self.order = EpochOrder(len(samples), seed, "told")
+
+    def to(self, device: torch.device) -> None:
+        self.samples, self.labels = self.samples.to(device), self.labels.to(device)
+
+    def batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Those shown as the ones numbered `start` to `stop` since the beginning of training, ready to train on."""
+        rows = self.order(start, stop).to(self.samples.device, non_blocking=True)
+        return as_training_input(self.samples[rows]), self.labels[rows]
+
+
+def told_samples(data: Data, conditioning: Conditioning, seed: int) -> Told | None:
+    """The samples of training data whose labels D is told in batches of their own; None without such."""
+    if data.labels is None:
+        return None
+    rows = conditioning.told(data.labels)
+    return None if rows is None else Told(data.samples[rows], data.labels[rows], seed)
 
 
 class SeveralCycles:

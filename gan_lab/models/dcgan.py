@@ -9,15 +9,17 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from gan_lab.constraints import NonNegativeFloat, PositiveFloat, PositiveInt
+from gan_lab.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
     DoublingConv,
     HalvingConv,
+    MinibatchStd,
     Norm,
     feature_maps,
     halved_sizes,
     image_norm,
     initialise_normal,
+    spectrally_normalise,
     square_image,
 )
 
@@ -89,9 +91,14 @@ class Discriminator(nn.Module):
         norm: Norm = "none",
         slope: NonNegativeFloat = 0.2,
         init_std: PositiveFloat | None = 0.02,
+        spectral_norm: bool = False,
+        minibatch_std: NonNegativeInt = 0,
         num_outputs: PositiveInt = 1,
     ):
-        """depth: number of halvings (None: until the side is at most 7)."""
+        """depth: number of halvings (None: until the side is at most 7). spectral_norm: of every weight.
+
+        minibatch_std: samples in the groups of the layer of that name before the last (see MinibatchStd), 0 for none.
+        """
         super().__init__()
         num_channels, size = square_image(sample_shape, "dcgan")
         sizes = halved_sizes(size, depth)
@@ -106,13 +113,16 @@ class Discriminator(nn.Module):
                     nn.LeakyReLU(slope, inplace=True),
                 )
             )
-        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, num_outputs)
+        self.group = MinibatchStd(minibatch_std) if minibatch_std > 0 else nn.Identity()
+        self.logit = nn.Linear((channels[-1] + (minibatch_std > 0)) * sizes[-1] ** 2, num_outputs)
         if init_std is not None:
             initialise_normal(self, init_std)
+        if spectral_norm:
+            spectrally_normalise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images
         for level in self.levels:
             odd = x.shape[-1] % 2
             x = level(pad(x, (0, odd, 0, odd)) if odd else x)  # so that an odd side's half is rounded up, as in G
-        return self.logit(x.flatten(1)).squeeze(1)
+        return self.logit(self.group(x).flatten(1)).squeeze(1)

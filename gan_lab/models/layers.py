@@ -94,10 +94,6 @@ def mixes_samples(module: nn.Module) -> bool:
     return any(isinstance(layer, kinds) for layer in module.modules())
 
 
-has_batch_norm = mixes_samples
-"""What gan_lab.module asks before it judges real and fake in one pass."""
-
-
 def initialise_normal(module: nn.Module, std: float) -> None:
     """DCGAN's initialisation (Radford et al. 2016, section 4): weights N(0, std), norm scales N(1, std), biases 0."""
     for layer in module.modules():
@@ -249,6 +245,13 @@ def spectrally_normalised(layer: Layer, enabled: bool) -> Layer:
     if enabled:
         parametrizations.spectral_norm(layer)
     return layer
+
+
+def spectrally_normalise(module: nn.Module) -> None:
+    """Every dense and convolutional layer of a network, likewise."""
+    for layer in list(module.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            spectrally_normalised(layer, True)
 
 
 def initialise_xavier(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> None:

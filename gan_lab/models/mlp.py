@@ -10,7 +10,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from gan_lab.models.layers import Dropout, FourierFeatures, VectorNorm, vector_norm
+from gan_lab.models.layers import Dropout, FourierFeatures, VectorNorm, spectrally_normalise, vector_norm
 
 
 def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0.0) -> list[nn.Module]:
@@ -76,6 +76,7 @@ class Discriminator(nn.Module):
     """samples (N, *sample_shape) -> logits (N,), or outputs (N, num_outputs) where more than a logit is asked for.
 
     num_fourier, fourier_std: random Fourier features of the samples as further inputs, 0 for none; for points.
+    spectral_norm: of every weight (Miyato et al. 2018).
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Discriminator(nn.Module):
         dropout: Fraction = 0.0,
         num_fourier: NonNegativeInt = 0,
         fourier_std: PositiveFloat = 1.0,
+        spectral_norm: bool = False,
         num_outputs: PositiveInt = 1,
     ):
         super().__init__()
@@ -101,6 +103,8 @@ class Discriminator(nn.Module):
             num_inputs += 2 * num_fourier
         layers = _hidden([num_inputs, *widths], norm, slope, dropout)
         self.layers = nn.Sequential(*features, *layers, nn.Linear(widths[-1], num_outputs))
+        if spectral_norm:
+            spectrally_normalise(self)
 
     def forward(self, samples: Tensor) -> Tensor:
         return self.layers(samples).squeeze(1)

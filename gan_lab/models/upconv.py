@@ -9,8 +9,9 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
+from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
+    MinibatchStd,
     Norm,
     UpsampledConv,
     feature_maps,
@@ -18,6 +19,7 @@ from gan_lab.models.layers import (
     image_norm,
     initialise_normal,
     most_halvings,
+    spectrally_normalise,
     square_image,
 )
 
@@ -100,9 +102,14 @@ class Discriminator(nn.Module):
         slope: NonNegativeFloat = 0.2,
         dropout: Fraction = 0.25,
         init_std: PositiveFloat | None = 0.02,
+        spectral_norm: bool = False,
+        minibatch_std: NonNegativeInt = 0,
         num_outputs: PositiveInt = 1,
     ):
-        """depth: number of halvings (None: 4, or as many as leave two pixels); init_std: as in the generator."""
+        """depth: number of halvings (None: 4, or as many as leave two pixels); init_std: as in the generator.
+
+        spectral_norm, minibatch_std: as in dcgan's.
+        """
         super().__init__()
         num_channels, size = square_image(sample_shape, "upconv")
         sizes = halved_sizes(size, min(4, most_halvings(size)) if depth is None else depth)
@@ -110,9 +117,12 @@ class Discriminator(nn.Module):
         self.levels = nn.Sequential()
         for level, pair in enumerate(pairwise(channels)):
             self.levels += halved(*pair, "none" if level == 0 else norm, slope, dropout)
-        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, num_outputs)
+        self.group = MinibatchStd(minibatch_std) if minibatch_std > 0 else nn.Identity()
+        self.logit = nn.Linear((channels[-1] + (minibatch_std > 0)) * sizes[-1] ** 2, num_outputs)
         if init_std is not None:
             initialise_normal(self.levels, init_std)
+        if spectral_norm:
+            spectrally_normalise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logit(self.levels(images).flatten(1)).squeeze(1)
+        return self.logit(self.group(self.levels(images)).flatten(1)).squeeze(1)

@@ -43,6 +43,7 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None, w
     """
     latents = gan.draw_latents("noise/discriminator", gan.d_steps, labels)
     augmented = gan.augmentation("discriminator", gan.d_steps)
+    told = gan.told_batch()
     fakes = []
     for part in gan.parts():
         codes = gan.codes_of(latents[part])
@@ -53,10 +54,14 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None, w
         passes = gan.passes(codes, augmented)
         # The penalty first: the loss then shares its passes through D.
         penalty = gan.penalty(passes, real_part, fake_part, part, codes, augmented)
-        real_outputs, fake_outputs = passes.outputs(real_part, fake_part)
+        told_part = [] if told is None else [told[0][part]]
+        real_outputs, fake_outputs, *told_outputs = passes.outputs(real_part, fake_part, *told_part)
         real_logits, fake_logits = passes.logits(real_part, fake_part)
         loss = gan.adversarial_loss.discriminator(real_logits, fake_logits).mean()
-        term = gan.discriminator_term(real_outputs, None if labels is None else labels[part], fake_outputs, codes)
+        if told is None:
+            term = gan.discriminator_term(real_outputs, None if labels is None else labels[part], fake_outputs, codes)
+        else:
+            term = gan.conditioning.told_term(told_outputs[0], told[1][part]).mean()
         gan.discriminator_player.backward(total(loss, penalty, term), gan)
         gan.record("loss/discriminator", loss)
         gan.record("logits/real", real_logits.mean())

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import inspect
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from gan_lab.compose import conf_dir
 from gan_lab.ema import Average
-from gan_lab.models import autoencoder, dcgan, r3gan, resnet, style, upconv
+from gan_lab.models import autoencoder, dcgan, mlp, r3gan, resnet, style, upconv
 from gan_lab.models.layers import mixes_samples
 
 FAMILIES: dict[str, tuple[ModuleType, dict[str, Any], dict[str, Any]]] = {
@@ -63,8 +65,9 @@ def away_from_zero(network: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("family", ANY_SIZE)
-@pytest.mark.parametrize("size", [8, 28, 32, 64])
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize(
+    ("size", "channels"), [(8, 1), (8, 2), (8, 3), (8, 4), (28, 1), (32, 3), (64, 3), (64, 4), (128, 1), (128, 2)]
+)
 def test_shapes_and_range(family: str, size: int, channels: int) -> None:
     generator = generator_of(family, size, channels)
     *_, last = [parameter for parameter in generator.parameters() if parameter.ndim == 4]
@@ -134,6 +137,48 @@ def test_each_sample_is_drawn_and_judged_by_itself(family: str) -> None:
     torch.testing.assert_close(torch.cat([generator(one[None]) for one in latents]), images, rtol=1e-4, atol=1e-5)
     alone = torch.cat([judged(discriminator, image[None]) for image in images])
     torch.testing.assert_close(alone, logits, rtol=1e-4, atol=1e-5)
+
+
+WITH_OPTIONS = {
+    "dcgan": dcgan.Discriminator,
+    "upconv": partial(upconv.Discriminator, dropout=0.0),
+    "mlp": partial(mlp.Discriminator, depth=2),
+}
+
+
+@pytest.mark.parametrize("family", WITH_OPTIONS)
+def test_spectral_norm_keeps_every_weights_largest_singular_value_at_1(family: str) -> None:
+    torch.manual_seed(0)
+    discriminator = WITH_OPTIONS[family](sample_shape=(1, 8, 8), width=8, spectral_norm=True)
+    layers = [layer for layer in discriminator.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    assert len(layers) >= 3
+    for _ in range(50):
+        discriminator(torch.randn(4, 1, 8, 8))
+    discriminator.eval()
+    for layer in layers:
+        largest = torch.linalg.matrix_norm(layer.weight.flatten(1), ord=2)
+        assert largest.item() == pytest.approx(1, abs=0.01)
+    plain = WITH_OPTIONS[family](sample_shape=(1, 8, 8), width=8)
+    assert not any(is_parametrized(layer) for layer in plain.modules())
+
+
+@pytest.mark.parametrize("family", ["dcgan", "upconv"])
+def test_minibatch_std_is_one_more_channel_before_the_last_layer(family: str) -> None:
+    torch.manual_seed(0)
+    discriminator = WITH_OPTIONS[family](sample_shape=(1, 8, 8), width=8, minibatch_std=2)
+    last, pixels = discriminator.logit.in_features, []
+    discriminator.group.register_forward_hook(lambda layer, given, made: pixels.append((given[0], made)))
+    images = torch.randn(4, 1, 8, 8)
+    logits = discriminator(images)
+    given, made = pixels[0]
+    assert torch.equal(made[:, :-1], given)
+    assert made[0].numel() == last
+    pair = given[:2]
+    spread = (pair[0] - pair[1]).abs() / 2  # the deviation of two values
+    torch.testing.assert_close(made[0, -1], spread.mean().expand_as(made[0, -1]), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(discriminator(images[:2]), logits[:2], rtol=1e-4, atol=1e-6)  # a group by itself
+    assert not torch.allclose(discriminator(images[[0, 2]])[0], logits[0])
+    assert mixes_samples(discriminator)
 
 
 @EVERY_FAMILY
