@@ -38,10 +38,11 @@ Transform = Literal[
 
 class Augmentation:
     """state: 0-dim float tensors that a checkpoint keeps, empty unless the augmentation adapts; their owner may replace
-    them by copies on another device."""
+    them by copies on another device. shown: the names of those that belong into the logs."""
 
     images_only: ClassVar[bool] = True
     reads_signs: ClassVar[bool] = False  # of D's logits, which therefore must tell by their sign
+    shown: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
@@ -286,7 +287,7 @@ class Adaptive(Augmentation):
 
     Every 4 updates of D, p += sign(r - target) * images / (1000 speed_kimg), within [0, 1], where r is the mean of
     sign(D(real)) over these updates' images: 0 while D cannot tell, 1 once it knows all reals. p starts at 0 and
-    crosses [0, 1] in speed_kimg thousand images. The paper does not limit p from above.
+    crosses [0, 1] in speed_kimg thousand images. The paper does not limit p from above. Logged as augment/probability.
 
     policy: by default what suits any image, digits and text too. The paper's ("bgc") has all twelve transforms; what
         the data do not bear (flip, quarter_turns, rotation, luma_flip) can leak into the fakes once p is near 1.
@@ -295,6 +296,7 @@ class Adaptive(Augmentation):
     observations = 4
 
     reads_signs: ClassVar[bool] = True
+    shown: ClassVar[tuple[str, ...]] = ("probability",)
 
     def __init__(
         self, *, target: Fraction = 0.6, speed_kimg: PositiveFloat = 500, policy: Sequence[Transform] = _ANY_IMAGE

@@ -408,9 +408,8 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
         penalty, _ = _import(node["_target_"], key)
         if discriminator.get("norm") == "batch" and getattr(penalty, "takes_gradients", True):
             yield (
-                f"model.discriminator.norm=batch with {key} ({name}): BatchNorm mixes "
-                "the samples whose gradients the penalty takes one by one; use model.discriminator.norm=layer, "
-                "instance or none"
+                f"model.discriminator.norm=batch with {key} ({name}): BatchNorm mixes the samples whose gradients the "
+                f"penalty takes one by one; use model.discriminator.norm={_other_norms(discriminator)}"
             )
         if node.get("every", 1) > 1 and not images:
             yield f"{key}.every={node['every']}: on 2-D points {name} is needed at every step; use {key}.every=1"
@@ -446,11 +445,12 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             f"loss.warmup_kimg={loss['warmup_kimg']} leaves nothing of budget.kimg={config['budget']['kimg']} to G; "
             "use a smaller one"
         )
-    if (config.get("schedule") or {}).get("beta2") is not None:
+    betas = [name for name in ("beta1", "beta2") if (config.get("schedule") or {}).get(name) is not None]
+    if betas:
         optimizers = [_import(config["optimizer"][player]["_target_"], f"optimizer.{player}")[0] for player in PLAYERS]
         without = [one.__name__ for one in optimizers if "betas" not in inspect.signature(one).parameters]
         if without:
-            yield f"schedule.beta2 with an optimizer ({without[0]}) that has no betas; use optimizer=adam"
+            yield f"schedule.{betas[0]} with an optimizer ({without[0]}) that has no betas; use optimizer=adam"
     health = config["callbacks"].get("health") or {}
     if health.get("action") == "roll_back" and processes > 1:
         yield (
@@ -476,6 +476,14 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config))
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
+
+
+def _other_norms(discriminator: Mapping[str, Any]) -> str:
+    """What D takes in place of BatchNorm: layer, instance or none."""
+    network, _ = _import(discriminator["_target_"], "model.discriminator")
+    hint = typing.get_type_hints(network.__init__).get("norm")
+    names = [name for name in reversed(typing.get_args(hint) or ("none", "layer")) if name != "batch"]
+    return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
 def _check_loss(config: Mapping[str, Any], loss: Any, num_parts: int) -> Iterator[str]:
@@ -551,7 +559,10 @@ def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str
     if "num_outputs" not in inspect.signature(network).parameters:
         yield f"model.discriminator ({target}) takes no num_outputs, which conditioning ({name}) needs; use another one"
     if "latent_dim" not in inspect.signature(_import(model["generator"]["_target_"], "model.generator")[0]).parameters:
-        yield f"model.generator ({model['generator']['_target_']}) takes no latent_dim, so it cannot be given codes"
+        yield (
+            f"model.generator ({model['generator']['_target_']}) takes no latent_dim, so it cannot be given codes; use "
+            "another model, or conditioning=none"
+        )
 
 
 def _check_device(accelerator: Mapping[str, Any]) -> Iterator[str]:
@@ -765,6 +776,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: An
     if conditioning.has_encoder:
         torch.manual_seed(stream_seed(config.seed, "initialisation/encoder"))
         encoder = build_discriminator(model, sample_shape, model.latent_dim + conditioning.num_codes)
+    _refuse_hidden_batch_norm(config, discriminator)
     for network in (generator, discriminator, *([] if encoder is None else [encoder])):
         network.to(memory_format=torch.channels_last)  # faster convolutions in bfloat16; nothing changes for an mlp
     optimizer = config.optimizer
@@ -807,6 +819,22 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: An
         autocast_dtype=autocast_dtype(config, sample_shape, device_type(config)),
         compile=config.accelerator.compile,
     )
+
+
+def _refuse_hidden_batch_norm(config: RunConfig, discriminator: Any) -> None:
+    """What `_check_combinations` cannot see: BatchNorm that a D of the user's own has without a `norm` to choose it."""
+    from torch import nn
+
+    if not any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in discriminator.modules()):
+        return
+    for key, node in _penalties(asdict(config)):
+        penalty, _ = _import(node["_target_"], key)
+        if getattr(penalty, "takes_gradients", True):
+            target, name = config.model.discriminator["_target_"], node["_target_"].rsplit(".", 1)[-1]
+            raise ConfigError(
+                f"model.discriminator ({target}) has BatchNorm, which mixes the samples whose gradients {key} ({name}) "
+                "takes one by one; use another norm in it, or leave out the penalty"
+            )
 
 
 def _build_penalty(node: Mapping[str, Any], key: str) -> Any:

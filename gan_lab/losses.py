@@ -24,6 +24,7 @@ class AdversarialLoss(NamedTuple):
     generator: fake_logits (N,) -> (N,); (real_logits, fake_logits) -> (N,) where `generator_sees_real`.
     state: what changes during training: tensors () that the checkpoint keeps. They are looked up in this dictionary at
       each call, so its values may be replaced, by others or by the same ones on another device.
+    shown: the names of those that belong into the logs.
     observe: to be called after each update of D with its mean logit of the reals and of the fakes, two tensors ()
       without a graph, over the whole batch and all processes; changes `state` and does not wait for the device.
     needs: energy: logits are minus an energy, at most 0.
@@ -36,6 +37,7 @@ class AdversarialLoss(NamedTuple):
     generator: Callable[..., Tensor]
     generator_sees_real: bool = False
     state: dict[str, Tensor] | None = None
+    shown: tuple[str, ...] = ()
     observe: Callable[[Tensor, Tensor], None] | None = None
     needs: Literal["any", "energy"] = "any"
     whole_batch: bool = False
@@ -166,7 +168,8 @@ def relativistic() -> AdversarialLoss:
     """The relativistic pairing loss (Jolicoeur-Martineau 2019, RpGAN with the non-saturating cross-entropy).
 
     L_D = softplus(-(r - f)), L_G = softplus(-(f - r)), sample by sample: D only says which of a pair is more real. At
-    r = f both are log 2. With R1 and R2 it converges locally (Huang et al. 2024, R3GAN).
+    r = f both are log 2. With R1 and R2 it converges locally (Huang et al. 2024, R3GAN). G's fakes are compared with
+    the reals of D's last step; R3GAN's code draws others. PyTorch-GAN gives G the vanilla loss in place of this one.
     """
 
     def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
@@ -262,18 +265,22 @@ def began(gamma: Fraction = 0.5, lambda_k: PositiveFloat = 0.001) -> Adversarial
     L_D = e_r - k e_f, L_G = e_f; after each update of D: k += lambda_k (gamma mean e_r - mean e_f), held in [0, 1],
     from k = 0. The diversity ratio gamma: lower values give smoother and less diverse images; the paper shows 0.3, 0.5
     and 0.7, Lucic et al. (2018) and PyTorch-GAN take 0.75. How far training is shows in the convergence measure
-    M = mean e_r + |gamma mean e_r - mean e_f|: the lower, the better the images.
+    M = mean e_r + |gamma mean e_r - mean e_f|: the lower, the better the images. Both are logged: loss/k and
+    loss/convergence.
     """
-    state = {"k": torch.zeros(())}
+    state = {"k": torch.zeros(()), "convergence": torch.zeros(())}
 
     def discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         _same_shape(real_logits, fake_logits)
         return state["k"] * fake_logits - real_logits
 
     def observe(real_mean: Tensor, fake_mean: Tensor) -> None:
-        state["k"] = (state["k"] + lambda_k * (fake_mean - gamma * real_mean)).clamp(0, 1)
+        surplus = fake_mean - gamma * real_mean  # of logits, which are minus the energies
+        state["k"] = (state["k"] + lambda_k * surplus).clamp(0, 1)
+        state["convergence"] = surplus.abs() - real_mean
 
-    return AdversarialLoss(discriminator, torch.neg, state=state, observe=observe, needs="energy")
+    shown = ("k", "convergence")
+    return AdversarialLoss(discriminator, torch.neg, state=state, shown=shown, observe=observe, needs="energy")
 
 
 def pulling_away(embeddings: Tensor) -> Tensor:

@@ -360,6 +360,9 @@ class GAN(LightningModule):
                 penalty.observe(real, fake, self.batch_size)
         if self.augment is not None:
             self.augment.observe(sign, self.batch_size)
+        for name, part in (("loss", self.adversarial_loss), ("augment", self.augment)):
+            for key in getattr(part, "shown", ()):
+                self.record(f"{name}/{key}", self.memories[name][key])
 
     @torch.no_grad()
     def plain_logits(self, samples: Tensor, labels: Tensor | None) -> Tensor:

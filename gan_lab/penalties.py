@@ -73,6 +73,7 @@ def input_gradient(discriminator: Discriminator, *batches: Tensor) -> Tensor:
     Of `Passes`, batches that require a gradient are the loss's own: their logits are shared with it.
     """
     # Samples do not mix (no BatchNorm under a penalty), so the gradient of the sum holds every sample's own gradient.
+    # The one exception, minibatch_std, adds what a sample does to its group's logits, as in StyleGAN2's R1.
     if isinstance(discriminator, Passes) and all(batch.requires_grad for batch in batches):
         inputs = batches
         total = torch.cat(discriminator.logits(*batches)).sum()

@@ -1,6 +1,6 @@
 """Draws which losses and penalties converge in the smallest game there is, the Dirac-GAN (Mescheder et al. 2018).
 
-    python scripts/dirac.py                      # writes outputs/dirac.png; half a minute on one core
+    python scripts/dirac.py                      # writes outputs/dirac.png; a minute on one core
     python scripts/dirac.py --out picture.png
 
 The data are the point 0, the generator makes the point theta, D(x) = psi x (lsgan, whose labels are 0 and 1, has a bias
@@ -11,6 +11,7 @@ distance from the equilibrium, both measured (`verdict`). tests/test_dirac.py de
 """
 
 import argparse
+import copy
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,7 +34,7 @@ from gan_lab.losses import (
     vanilla,
     wasserstein,
 )
-from gan_lab.penalties import r1, r1_r2, wgan_gp
+from gan_lab.penalties import LeCam, r1, r1_r2, wgan_gp
 
 Penalty = Callable[..., Tensor]
 
@@ -81,9 +82,14 @@ def played(
     """The states (steps + 1, 2 or 3). Alternating: D first, as in gan_lab.procedures."""
     state = torch.tensor(start, dtype=torch.float64)
     states = [state]
+    penalty = copy.deepcopy(penalty)  # LeCam's averages are those of one game
     for _ in range(steps):
         for players in ("D", "G") if alternating else ("GD",):
+            before = state
             state = state + rate * velocity(loss, penalty, state, players)
+            if "D" in players and isinstance(penalty, LeCam):
+                theta, psi, bias = *before[:2], before[2:].sum()
+                penalty.observe(bias, psi * theta + bias, 1)
         state[1:].clamp_(-clip, clip)
         states.append(state)
     return torch.stack(states)
@@ -117,6 +123,13 @@ def verdict(states: Tensor) -> str:
 # ---------------------------------------------------------------------- the picture
 
 
+def lecam(weight: float, decay: float = 0.99) -> LeCam:
+    """The penalty in double precision, from the first step on."""
+    penalty = LeCam(weight=weight, decay=decay, start_kimg=0)
+    penalty.state = {name: value.double() for name, value in penalty.state.items()}
+    return penalty
+
+
 class Restraint(NamedTuple):
     """What keeps D in check."""
 
@@ -141,6 +154,7 @@ RESTRAINTS = (
     Restraint("no penalty"),
     Restraint("R1, weight 1", partial(r1, weight=1.0)),
     Restraint("R1 + R2, weight 1/2", partial(r1_r2, weight=0.5)),
+    Restraint("LeCam, weight 1", lecam(1.0)),
     Restraint("WGAN-GP, weight 1/2", partial(wgan_gp, weight=0.5)),
     Restraint("D clipped to 1/2", clip=0.5),
 )

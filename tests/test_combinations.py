@@ -2,6 +2,7 @@
 
 import functools
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -25,8 +26,20 @@ KEYS: dict[str, list[object]] = {
     "optimizer.accumulate": [1, 1, 2],
     "loss.discriminator_norm": [None, None, "none", "batch"],
     "loss.warmup_kimg": [0, 0, 0.01],
+    "loss.share_fakes": [False, True],
+    "loss.weight_clip": [None, None, None, 0.01],
+    "loss.adversarial.smoothing": [None, 0.1],
+    "loss.adversarial.pull_away": [None, 0.1],
+    "model.generator.norm": [None, None, "none", "layer"],
+    "model.discriminator.spectral_norm": [None, None, True],
+    "model.discriminator.minibatch_std": [None, None, 4],
+    "model.discriminator.attention": [None, 4],
+    "penalty.r1.every": [None, None, 2],
+    "loss.penalty.one_sided": [None, True],
+    "loss.penalty.at": [None, "real_and_fake"],
 }
-REMEDIES = ("use ", "set ", "remove ", "leave ", "another ", "it cannot be given codes")
+"""None: as the choices have it. What a choice does not have is left out."""
+REMEDY = re.compile(r"[;:,] (use|set|give|raise|remove|leave|install|or leave) ")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +80,9 @@ def combination(number: int, options: dict[str, dict[str, DictConfig]]) -> tuple
     cfg.budget.kimg = 1
     for key, values in KEYS.items():
         value = drawn.choice(values)
-        if value is not None:
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if value is not None and node is not None and name in node:
             OmegaConf.update(cfg, key, value, force_add=True)
     return cfg, " ".join(f"{group}={option}" for group, option in chosen.items())
 
@@ -105,7 +120,7 @@ def outcome(number: int, options: dict[str, dict[str, DictConfig]]) -> str:
             assert all(torch.isfinite(torch.tensor(value)) for value in metrics.values()), (name, metrics)
             return "trained"
     for problem in problems:
-        assert any(word in problem for word in REMEDIES), (name, problem)
+        assert REMEDY.search(problem), (name, problem)
     return "refused"
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from gan_lab.compose import Composer, checked_overrides, parsed
 from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of
@@ -319,21 +320,55 @@ def test_every_value_of_a_sweep_is_checked(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "penalty"),
+    ("overrides", "key", "penalty", "others"),
     [
-        ("loss=wgan_gp model.discriminator.norm=batch", "loss.penalty", "wgan_gp"),
-        ("loss=wgan_gp model=dcgan model.discriminator.norm=batch", "loss.penalty", "wgan_gp"),
-        ("penalty=r1 model.discriminator.norm=batch", "penalty.r1", "r1"),
-        ("penalty=r1 model=dcgan", "penalty.r1", "r1"),  # vanilla's own choice there is batch
-        ("penalty=r2 model=dcgan loss=hinge", "penalty.r2", "r2"),
+        ("loss=wgan_gp model.discriminator.norm=batch", "loss.penalty", "wgan_gp", "layer or none"),
+        (
+            "loss=wgan_gp model=dcgan model.discriminator.norm=batch",
+            "loss.penalty",
+            "wgan_gp",
+            "instance, layer or none",
+        ),
+        ("penalty=r1 model.discriminator.norm=batch", "penalty.r1", "r1", "layer or none"),
+        (
+            "penalty=r1 model=dcgan",
+            "penalty.r1",
+            "r1",
+            "instance, layer or none",
+        ),  # there vanilla has batch
+        ("penalty=r2 model=dcgan loss=hinge", "penalty.r2", "r2", "instance, layer or none"),
     ],
 )
-def test_batch_norm_under_a_penalty(overrides: str, key: str, penalty: str) -> None:
+def test_batch_norm_under_a_penalty(overrides: str, key: str, penalty: str, others: str) -> None:
     assert refused(*overrides.split()) == [
         f"model.discriminator.norm=batch with {key} ({penalty}): BatchNorm mixes the samples whose gradients the "
-        "penalty takes one by one; use model.discriminator.norm=layer, instance or none"
+        f"penalty takes one by one; use model.discriminator.norm={others}"
     ]
-    typed(*overrides.split(), "model.discriminator.norm=layer")
+    for norm in others.replace(" or", ",").split(", "):
+        typed(*overrides.split(), f"model.discriminator.norm={norm}")
+
+
+class Hidden(nn.Module):
+    """A discriminator of a user's own, with BatchNorm and no key that says so."""
+
+    def __init__(self, *, sample_shape: tuple[int, ...], **others: object):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        return self.layers(samples).squeeze(1)
+
+
+def test_batch_norm_of_ones_own_under_a_penalty() -> None:
+    own = ["dataset=gaussian_ring", f"model.discriminator={{_target_: {__name__}.Hidden}}"]
+    with pytest.raises(ConfigError) as refusal:
+        build_gan(typed(*own, "penalty=r1"), (2,))
+    (problem,) = refusal.value.problems
+    assert problem.startswith(f"model.discriminator ({__name__}.Hidden) has BatchNorm, which mixes")
+    assert "penalty.r1 (r1)" in problem
+    assert "use another norm in it" in problem
+    build_gan(typed(*own), (2,))
+    build_gan(typed(*own, "penalty=lecam"), (2,))
 
 
 @pytest.mark.parametrize(

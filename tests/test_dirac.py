@@ -6,7 +6,8 @@ rotation theta' = a(u) psi, psi' = -b(u) theta, at the equilibrium with the spee
 gamma / 2 psi^2 adds -gamma psi to psi', so that the eigenvalues there are (-gamma +- sqrt(gamma^2 - 4 w^2)) / 2: it
 converges. Without penalty they are +-iw: a step of size h by both players at once leaves the circle by the factor
 sqrt(1 + h^2 w^2), alternating steps stay on an ellipse. Farther out the radius r follows r r' = (a - b) u, where u is
-r^2 sin(2 phi) / 2 at the angle phi: this is why the non-saturating losses do not go to infinity.
+r^2 sin(2 phi) / 2 at the angle phi: this is why the non-saturating losses do not go to infinity. The energy losses have
+no place here, whose D is an autoencoder, nor has the penalty on consistency, which is for images.
 """
 
 import math
@@ -42,6 +43,7 @@ from dirac import (
     SIDE,
     STEPS,
     Penalty,
+    lecam,
     panel,
     picture,
     played,
@@ -319,6 +321,36 @@ def test_with_r1_the_slope_goes_too_but_slowly(name):
     theta, psi = states[-1].tolist()
     assert theta == pytest.approx((4 + pull * 60 / 2) ** -0.5, rel=0.1)
     assert psi == pytest.approx(-theta / 2, rel=0.1)
+
+
+# ---------------------------------------------------------------------- a penalty on logits
+
+
+@pytest.mark.parametrize(("name", "decay"), [("wasserstein", 0.0), ("wasserstein", 0.99), ("hinge", 0.99)])
+def test_lecam_makes_alternating_players_fade_but_does_not_change_the_eigenvalues(name, decay):
+    """It adds -2 u theta to psi' while u = psi theta is negative, half of the time: r' = -r^3 / 8, with averages of 0.
+
+    The average of the fakes' logits makes no difference: reals have the logit 0, whatever psi is.
+    """
+    loss, w = ROTATIONS[name]
+    penalty = lecam(1.0)
+    penalty.observe(torch.tensor(0.0), torch.tensor(0.0), 1)
+    for row, plain in zip(jacobian(loss, penalty, 0.0, 0.0), jacobian(loss, None, 0.0, 0.0), strict=True):
+        assert row == pytest.approx(plain, abs=1e-8)
+    states = played(loss, 0.5, 0.0, rate=0.1, steps=3000, penalty=lecam(1.0, decay), alternating=True)
+    assert w == 1
+    for last in (1500, 3000):
+        mean = radius(states[last - 62 : last]).mean().item()  # of one turn
+        assert mean == pytest.approx((4 + last * 0.1 / 4) ** -0.5, rel=0.03)
+
+
+def test_lecam_bounds_the_wasserstein_loss_where_both_move_at_once():
+    """The steps take it outwards by r' = h r / 2, the penalty back by r^3 / 8: a cycle of radius 2 sqrt(h)."""
+    loss, _ = ROTATIONS["wasserstein"]
+    for rate in (0.1, 0.05):
+        states = played(loss, 3 * rate**0.5, 0.0, rate=rate, steps=round(4 / rate**2), penalty=lecam(1.0))
+        last = radius(states[-round(2 * math.pi / rate) :]).mean().item()
+        assert last == pytest.approx(2 * rate**0.5, rel=0.1)
 
 
 # ---------------------------------------------------------------------- the picture

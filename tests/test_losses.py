@@ -482,6 +482,8 @@ def test_k_of_began_follows_the_paper():
         loss.observe(real.mean(), fake.mean())
         assert loss.state["k"].item() == pytest.approx(k, abs=1e-15)
         seen.append(k)
+        measure = real_energy + abs(0.6 * real_energy - fake_energy)
+        assert loss.state["convergence"].item() == pytest.approx(measure, abs=1e-15)
         assert loss.discriminator(real, fake).item() == pytest.approx(real_energy - k * fake_energy, abs=1e-15)
 
     assert 0.0 in seen[1:]

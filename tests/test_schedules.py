@@ -76,19 +76,19 @@ def test_the_whole_budget_or_so_many_images():
 
 @pytest.mark.parametrize("images", [0, 1, 777, 50_000, 99_999, 100_000, 250_000])
 def test_none_changes_nothing(images):
-    expected = Values(lr_factor=1.0, beta2=None, penalty_factor=1.0, half_life_factor=1.0)
+    expected = Values(lr_factor=1.0, beta1=None, beta2=None, penalty_factor=1.0, half_life_factor=1.0)
 
     assert Schedules().at(images, BUDGET) == built("none").at(images, BUDGET) == expected
     assert {type(value) for value in built("none").at(images, BUDGET)} == {float, type(None)}
 
 
 def test_every_pair_goes_its_own_way():
-    ends = {"lr_factor": (1, 2), "beta2": (0.1, 0.3), "penalty_factor": (3, 4), "half_life_factor": (5, 7)}
-    schedules = Schedules(**ends)
+    betas = {"beta1": (0.5, 0.0), "beta2": (0.1, 0.3)}
+    schedules = Schedules(lr_factor=(1, 2), **betas, penalty_factor=(3, 4), half_life_factor=(5, 7))
 
-    assert schedules.at(0, BUDGET) == Values(1, 0.1, 3, 5)
-    assert schedules.at(BUDGET // 2, BUDGET) == pytest.approx(Values(1.5, 0.2, 3.5, 6), rel=1e-15)
-    assert schedules.at(BUDGET, BUDGET) == Values(2, 0.3, 4, 7)
+    assert schedules.at(0, BUDGET) == Values(1, 0.5, 0.1, 3, 5)
+    assert schedules.at(BUDGET // 2, BUDGET) == pytest.approx(Values(1.5, 0.25, 0.2, 3.5, 6), rel=1e-15)
+    assert schedules.at(BUDGET, BUDGET) == Values(2, 0.0, 0.3, 4, 7)
 
 
 @pytest.mark.parametrize("images", [0, 1_000_000, 10_000_000, 19_999_999, 20_000_000, 20_000_001, 200_000_000])
@@ -112,7 +112,8 @@ def test_burn_in_starts_with_the_weights_themselves_as_their_average():
 @pytest.mark.parametrize("name", ["none", "burn_in"])
 def test_the_files_pass_the_check(name):
     check_against(Group, {"schedule": option(name)})
-    assert set(option(name)) == {"_target_", "over_kimg", "lr_factor", "beta2", "penalty_factor", "half_life_factor"}
+    factors = {"lr_factor", "penalty_factor", "half_life_factor"}
+    assert set(option(name)) == {"_target_", "over_kimg", "beta1", "beta2", *factors}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def test_the_files_pass_the_check(name):
         ("lr_factor", [1], "a list of 2 (a number at least 0)"),
         ("penalty_factor", 0.1, "a list of 2 (a number at least 0)"),
         ("half_life_factor", [0, -1], "a list of 2 (a number at least 0)"),
+        ("beta1", [-0.1, 0.5], "a list of 2 (a number at least 0 and below 1) or null"),
         ("beta2", [0.9, 1.0], "a list of 2 (a number at least 0 and below 1) or null"),
     ],
 )

@@ -151,7 +151,7 @@ def test_spectral_norm_keeps_every_weights_largest_singular_value_at_1(family: s
     torch.manual_seed(0)
     discriminator = WITH_OPTIONS[family](sample_shape=(1, 8, 8), width=8, spectral_norm=True)
     layers = [layer for layer in discriminator.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
-    assert len(layers) >= 3
+    assert len(layers) >= 2
     for _ in range(50):
         discriminator(torch.randn(4, 1, 8, 8))
     discriminator.eval()

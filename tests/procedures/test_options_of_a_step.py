@@ -150,6 +150,7 @@ def test_schedules_reach_rates_betas_penalties_and_the_average():
     schedules = Schedules(
         over_kimg=2 * BATCH_SIZE / 1000,
         lr_factor=(1, 0),
+        beta1=(0.6, 0.2),
         beta2=(0.5, 0.9),
         penalty_factor=(1, 3),
         half_life_factor=(0, 1),
@@ -167,13 +168,14 @@ def test_schedules_reach_rates_betas_penalties_and_the_average():
     for number in range(3):
         gan.training_step(cycle_of(gan, seed=0), number)
         group = gan.discriminator_player.optimizer.param_groups[0]
-        seen.append((group["lr"], group["betas"][1]))
+        seen.append((group["lr"], *group["betas"]))
         if number == 0:
             assert same_weights(gan.generator_ema, copy_of(gan.generator))
-    assert [lr for lr, _ in seen] == pytest.approx([0.1, 0.05, 0.0], abs=1e-12)
-    assert [beta for _, beta in seen] == pytest.approx([0.5, 0.7, 0.9])
+    assert [lr for lr, _, _ in seen] == pytest.approx([0.1, 0.05, 0.0], abs=1e-12)
+    assert [beta for _, beta, _ in seen] == pytest.approx([0.6, 0.4, 0.2])
+    assert [beta for _, _, beta in seen] == pytest.approx([0.5, 0.7, 0.9])
 
-    without_betas = replace(schedules, beta2=None)
+    without_betas = replace(schedules, beta1=None, beta2=None)
     one, other = (ready(tiny_gan(penalties=[partial(r1, weight=2.0)], schedules=two)) for two in (None, without_betas))
     for gan in (one, other):
         gan.images_seen = 10 * BATCH_SIZE  # long past the burn-in
@@ -259,12 +261,13 @@ def stateful() -> dict[str, GAN]:
     }
 
 
+def steps(gan: GAN, start: int, stop: int) -> None:
+    for number in range(start, stop):
+        gan.training_step(cycle_of(gan, shape=(1, 8, 8), seed=number).clamp(-1, 1), number)
+
+
 @pytest.mark.parametrize("name", ["began", "lecam", "ada"])
 def test_a_state_is_part_of_the_checkpoint(name):
-    def steps(gan: GAN, start: int, stop: int) -> None:
-        for number in range(start, stop):
-            gan.training_step(cycle_of(gan, shape=(1, 8, 8), seed=number).clamp(-1, 1), number)
-
     whole = ready(stateful()[name])
     steps(whole, 0, 8)
     state = copy.deepcopy(whole.state())
@@ -278,6 +281,27 @@ def test_a_state_is_part_of_the_checkpoint(name):
         assert all(torch.equal(one, rest.state()["memories"][key][part]) for part, one in value.items())
     assert same_weights(rest.discriminator, copy_of(whole.discriminator))
     assert same_weights(rest.generator, copy_of(whole.generator))
+
+
+def test_what_a_state_shows_is_logged():
+    """BEGAN's k and convergence measure, ADA's probability: the means over the updates of a log point."""
+    gan = ready(stateful()["began"])
+    seen = []
+    for number in range(3):
+        steps(gan, number, number + 1)
+        seen.append({name: value.item() for name, value in gan.memories["loss"].items()})
+    metrics = gan.take_metrics()
+    for name in ("k", "convergence"):
+        assert metrics[f"loss/{name}"] == pytest.approx(sum(one[name] for one in seen) / 3, rel=1e-5)
+    assert seen[2]["k"] > 0
+    assert seen[2]["convergence"] > 0
+
+    gan = ready(stateful()["ada"])
+    steps(gan, 0, 5)
+    last = gan.memories["augment"]["probability"].item()
+    metrics = gan.take_metrics()
+    assert metrics["augment/probability"] == pytest.approx(2 * last / 5, rel=1e-5)  # it moves at the fourth update
+    assert not any(name.startswith(("loss/k", "augment/sign")) for name in metrics)
 
 
 def test_a_state_sees_the_whole_batch_of_micro_batches():
