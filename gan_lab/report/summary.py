@@ -256,7 +256,7 @@ def verdict(board: Board) -> list[str]:
         [] if board.is_chosen else [f"No objective was set (objective=null); the order is that of {board.objective}."]
     )
     if len(board.objectives) > 1:
-        return [*lead, *_front(board)]
+        return [*lead, *_front(board), *_repetitions(board)]
     metric = board.objective
     assert metric is not None
     first, *others = board.ranked
@@ -275,7 +275,17 @@ def verdict(board: Board) -> list[str]:
     if len(statuses) > 1:
         lost = ", ".join(f"{num} {status}" for status, num in statuses.items() if status != "finished")
         sentences.append(f"Of the best configuration's {count(len(first.runs), 'run')}, {lost}.")
-    return [*lead, *sentences]
+    return [*lead, *sentences, *_repetitions(board)]
+
+
+def _repetitions(board: Board) -> list[str]:
+    """Which runs are in no mean, as their configuration has another one of the same seed."""
+    names = [run.name for row in board.rows for run in row.repetitions]
+    if not names:
+        return []
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    named = _listed([*names[:MOST_NAMED], *more])
+    return [f"Each seed of a configuration counts once. Left out, as another run has the same one: {named}."]
 
 
 def best_single(board: Board) -> Run | None:
