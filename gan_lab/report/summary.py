@@ -1,5 +1,6 @@
 """What the report says in words and figures, for the page and the text alike."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     waiting = sum(not_started(sweep, runs) for sweep in whole)
     statuses = [f"{num} {status}" for status, num in status_counts(runs).items()]
     found.append(("status", ", ".join([*statuses, *([f"{waiting} not started"] if waiting else [])])))
+    found.append(("to go on", "; ".join(resume_commands(runs))))
     seconds = [run.seconds for run in runs if run.seconds is not None]
     time = f"{duration(sum(seconds))} of training in all" if seconds else ""
     spans = [span for sweep in whole if (span := elapsed(sweep)) is not None]
@@ -168,6 +170,15 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found.append(("versions", "; ".join(versions(runs, PACKAGES))))
     found.append(("code", "; ".join(commits(runs))))
     return [(name, text) for name, text in found if text]
+
+
+def resume_commands(runs: Sequence[Run]) -> list[str]:
+    """What continues the runs that were stopped before their end: a trial goes on with its sweep."""
+    stopped = [run for run in runs if run.status in ("interrupted", "killed")]
+    places = dict.fromkeys(f"run={run.path}" if run.sweep is None else f"sweep={run.sweep.path}" for run in stopped)
+    commands = [shlex.join(["gan-lab", "resume", place]) for place in places]
+    more = len(commands) - MOST_NAMED
+    return [*commands[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def elapsed(sweep: Sweep) -> float | None:

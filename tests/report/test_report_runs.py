@@ -1,3 +1,4 @@
+import fcntl
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ from made_runs import CARD, FLOOR, OTHER_CARD, seeds, write_run, write_sweep, wr
 
 from gan_lab.errors import ConfigError
 from gan_lab.report.runs import find, read_metrics, read_run
+from gan_lab.report.summary import facts, summarise
 
 
 def names(*paths: Path) -> list[str]:
@@ -148,6 +150,35 @@ def test_status_is_the_trials_once_it_has_ended(tmp_path, record, trial, status)
     run_dir = write_run(tmp_path / "0", [3.0], status=record, trial=told)
 
     assert read_run(run_dir, "0").status == status
+
+
+@pytest.mark.parametrize("lock", [".lock", ".claim"])
+def test_a_run_that_no_process_holds_any_more_was_killed(tmp_path, lock):
+    run_dir = write_run(tmp_path / "a run", [3.0], status="running")
+    assert read_run(run_dir, "run").status == "running"  # nothing tells otherwise
+
+    with (run_dir / lock).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read_run(run_dir, "run").status == "running"
+
+    assert read_run(run_dir, "run").status == "killed"
+    told = dict(facts(summarise(find([run_dir]))))
+    assert told["status"] == "1 killed"
+    assert told["to go on"] == f"gan-lab resume 'run={run_dir}'"
+    with (run_dir / lock).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock is not kept
+
+
+def test_a_lock_says_nothing_of_a_run_that_has_ended_and_a_trial_goes_on_with_its_sweep(tmp_path):
+    sweep = write_sweep(tmp_path / "sweep")
+    for number, status in enumerate(["finished", "running", "running", "interrupted"]):
+        run_dir = write_run(sweep / str(number), [3.0], status=status, trial={"params": {"loss": f"l{number}"}})
+        (run_dir / ".lock").touch()
+
+    told = dict(facts(summarise(find([sweep]))))
+
+    assert told["status"] == "1 finished, 1 interrupted, 2 killed"
+    assert told["to go on"] == f"gan-lab resume sweep={sweep}"
 
 
 def test_failures_have_a_kind_and_a_reason(tmp_path):
