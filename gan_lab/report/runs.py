@@ -295,7 +295,11 @@ def find(paths: Sequence[Path]) -> Found:
 
 
 def _places(path: Path) -> list[Path]:
-    """The directories that a path, or a pattern, names."""
+    """The directories that a path, a pattern, or `latest` names."""
+    if str(path) == "latest":
+        from gan_lab.record import find_run
+
+        return [find_run("latest", key="runs")]
     path = path.expanduser()
     if path.is_dir():
         return [path]

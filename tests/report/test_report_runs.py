@@ -50,6 +50,17 @@ def test_a_sweep_is_whole_only_where_all_its_trials_are_asked_for(tmp_path):
     assert part.runs[0].sweep.objectives == {"fd": "minimize"}
 
 
+def test_latest_is_the_run_that_was_started_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"runs=latest: there is no run in .*; give its directory: runs=DIR"):
+        find([Path("latest")])
+
+    write_run(tmp_path / "outputs" / "day" / "2-old", [3.0], seed=1)
+    write_run(tmp_path / "outputs" / "day" / "1-new", [3.0], seed=2)  # it is told to start a second later
+
+    assert [run.path for run in find([Path("latest")]).runs] == [Path("outputs/day/1-new")]
+
+
 def test_every_path_that_leads_to_no_run_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     write_sweep(tmp_path / "unstarted")
