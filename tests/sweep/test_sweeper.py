@@ -213,6 +213,13 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.objectives={fdd: minimize}", "hydra.sweep.dir=sweep")
     assert result.code == 2
     assert "hydra.sweeper.objectives.fdd: the runs do not measure this; did you mean fd?" in result.err
+    result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.objectives={fd: minimise, kd: 3}", "hydra.sweep.dir=sweep")
+    assert result.code == 2
+    assert result.err.splitlines() == [
+        "error: hydra.sweeper.objectives.fd=minimise: no such direction; did you mean minimize?",
+        "error: hydra.sweeper.objectives.kd=3: no such direction; known: minimize, maximize",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_search_without_optuna_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
