@@ -504,12 +504,13 @@ def better(metric: str, one: float, other: float) -> bool:
 
 
 def in_words(scores: Mapping[str, float], floor: Mapping[str, float]) -> str:
-    """fd 12.3 (floor 8.6, 1.43x), recall 0.81 (floor 0.93, 0.87x), ..."""
+    """fd 12.3 (floor 8.6, 1.43x), recall 0.81 (floor 0.93, 0.87x), ...; without a ratio where that means nothing."""
     words = []
     for name, value in scores.items():
         text = f"{name} {value:.4g}"
         if name in floor:
-            share = f", {value / floor[name]:.2f}x" if floor[name] > 0 else ""
+            has_ratio = math.isfinite(value) and 0 < floor[name] < math.inf
+            share = f", {value / floor[name]:.2f}x" if has_ratio else ""
             text += f" (floor {floor[name]:.4g}{share})"
         words.append(text)
     return ", ".join(words)

@@ -136,13 +136,33 @@ def find_sweep(name: str, sweeps: Path = Path("outputs", "sweeps")) -> Path:
     return max(found, key=lambda path: path.name)
 
 
-def find_run(name: str, outputs: Path = Path("outputs")) -> Path:
-    """The directory of a run: a path, or `latest` for the run in outputs/ that was started or resumed last."""
+def find_run(name: str, outputs: Path = Path("outputs"), key: str = "run") -> Path:
+    """The directory of a run: a path, or `latest` for the run in outputs/ that was started or resumed last.
+
+    key: what the user has typed before the name, for messages.
+    """
     if name != "latest":
         if not Path(name).is_dir():
-            raise ConfigError(f"run={name}: there is no such directory ({Path(name).absolute()})")
+            raise ConfigError(f"{key}={name}: there is no such directory ({Path(name).absolute()})")
         return Path(name)
-    records = [*outputs.glob("*/*/run.json"), *outputs.glob("sweeps/*/*/run.json")]
-    if not records:
-        raise ConfigError(f"run=latest: there is no run in {outputs.absolute()}; give its directory: run=DIR")
-    return max(records, key=lambda path: path.stat().st_mtime).parent
+    found = {run_dir: moment for run_dir in run_dirs(outputs) if (moment := last_sitting(run_dir)) is not None}
+    if not found:
+        raise ConfigError(f"{key}=latest: there is no run in {outputs.absolute()}; give its directory: {key}=DIR")
+    return max(found, key=lambda run_dir: (found[run_dir], run_dir))
+
+
+def run_dirs(folder: Path) -> Iterator[Path]:
+    """The directories of all runs at and below a folder; runs hold no others."""
+    for place, folders, files in os.walk(folder):
+        if "run.json" in files:
+            folders.clear()
+            yield Path(place)
+
+
+def last_sitting(run_dir: Path) -> str | None:
+    """When a run was last started or resumed, an ISO time in UTC; None where its record cannot be read."""
+    try:
+        record = read_json(run_dir / "run.json")
+        return max([record["started"], *(sitting["at"] for sitting in record["resumed"])])
+    except (RunError, OSError, KeyError, TypeError):  # damaged, or of another version: it cannot be gone on with
+        return None

@@ -212,6 +212,12 @@ def test_scores_in_words():
     assert words == "fd 12 (floor 8, 1.50x), kd 0.5 (floor -0.1), recall 0.8123 (floor 0.9, 0.90x), new 3"
 
 
+def test_scores_in_words_have_no_ratio_that_is_not_finite():
+    infinite, nan = math.inf, math.nan
+    words = in_words({"mode_kl": infinite, "fd": nan, "kd": 2.0}, {"mode_kl": 0.5, "fd": 2.0, "kd": infinite})
+    assert words == "mode_kl inf (floor 0.5), fd nan (floor 2), kd 2 (floor inf)"
+
+
 # ---------------------------------------------------------------------- classes
 
 

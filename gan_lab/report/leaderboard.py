@@ -33,12 +33,14 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 @dataclass
 class Configuration:
-    """Runs that differ in nothing but their seed, the best one first. counted: those that means are taken over, which
-    are the finished ones where there are any. rank, from 1: None where none has finished. front: with several
-    objectives, 1 for the Pareto front, 2 for the front without those, ..."""
+    """Runs that differ in nothing but their seed, the best one that is counted first. counted: those that means are
+    taken over, one of each seed, which are finished ones where there are any. repetitions: those that would be counted
+    but for another one of the same seed. rank, from 1: None where none has finished. front: with several objectives, 1
+    for the Pareto front, 2 for the front without those, ..."""
 
     runs: list[Run]
     counted: list[Run]
+    repetitions: list[Run] = field(default_factory=list)
     values: dict[str, Spread] = field(default_factory=dict)
     rank: int | None = None
     front: int | None = None
@@ -193,16 +195,31 @@ def _configuration(runs: list[Run], board: Board) -> Configuration:
         sign = -1 if board.objective and board.objectives[board.objective] == "maximize" else 1
         return run.status != "finished", value is None, 0.0 if value is None else sign * value
 
-    runs = sorted(runs, key=place)
     complete = [run for run in runs if all(run.value(metric) is not None for metric in board.objectives)]
-    finished = [run for run in complete if run.status == "finished"]
-    row = Configuration(runs, finished or complete)
+    usable = [run for run in complete if run.status == "finished"] or complete
+    counted = sorted(one_of_each_seed(usable), key=place)
+    others = sorted((run for run in runs if run not in counted), key=place)
+    row = Configuration([*counted, *others], counted, [run for run in others if run in usable])
     for metric in [*board.objectives, *board.metrics]:
         values = [value for run in row.counted if (value := value_of(run, metric, board.objectives)) is not None]
         found = spread(values)
         if found is not None:
             row.values[metric] = found
     return row
+
+
+def one_of_each_seed(runs: Sequence[Run]) -> list[Run]:
+    """Of runs that differ in their seed alone, the first of each seed that finished: the same numbers twice say nothing
+    about the spread over seeds. What `gan-lab reproduce` has made stands back for any other."""
+
+    def place(run: Run) -> tuple[bool, bool, str]:
+        ended = run.record.get("ended")
+        return "repeats" in run.record, ended is None, str(ended)
+
+    chosen: dict[str, Run] = {}
+    for run in sorted(runs, key=place):
+        chosen.setdefault(repr(run.seed), run)
+    return list(chosen.values())
 
 
 def _ordered(rows: list[Configuration], board: Board) -> list[Configuration]:

@@ -363,7 +363,7 @@ def _captioned(
 
 def _detail(run: Run, summary: Summary, index: dict[str, int]) -> dict[str, Any]:
     where = [machine_of(run)]
-    if run.status == "running" and run.last_sign is not None:
+    if run.status in ("running", "killed") and run.last_sign is not None:
         where.append(f"last sign {run.last_sign:%Y-%m-%d %H:%M} UTC")
     attempts = run.trial.get("attempts")
     if isinstance(attempts, int) and attempts > 1:

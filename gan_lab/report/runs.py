@@ -1,6 +1,7 @@
 """Finds runs and sweeps and reads them in whatever state they were left: half-written, damaged, of other versions."""
 
 import csv
+import fcntl
 import glob
 import itertools
 import json
@@ -18,8 +19,12 @@ from gan_lab.errors import ConfigError
 
 Direction = Literal["minimize", "maximize"]
 
-STATUSES = ("finished", "running", "pruned", "interrupted", "failed")
-"""In the order in which they are listed; a status of another version comes after them."""
+STATUSES = ("finished", "running", "pruned", "interrupted", "killed", "failed")
+"""In the order in which they are listed; a status of another version comes after them. killed: run.json says that the
+run is going on, but no process holds its directory."""
+
+LOCKS = (".lock", ".claim")
+"""What holds a run's directory: the process that trains there, and the worker of a sweep that starts it."""
 
 MOST_ROWS = 400
 """Rows of metrics.csv that are kept of each kind, evenly spaced: more cannot be seen in a plot."""
@@ -73,7 +78,8 @@ class Sweep:
 @dataclass
 class Run:
     """A run's directory. record: run.json; trial: trial.json, where it is a trial of `sweep`; settings: every leaf of
-    its configuration by dotted key; choices: group -> option, as far as they are known; overrides: as typed."""
+    its configuration by dotted key; choices: group -> option, as far as they are known; overrides: as typed; is_held:
+    whether a process is at work there."""
 
     path: Path
     name: str = ""
@@ -85,6 +91,7 @@ class Run:
     overrides: list[str] = field(default_factory=list)
     metrics: Metrics = NO_METRICS
     problems: list[str] = field(default_factory=list)
+    is_held: bool | None = None
 
     @property
     def number(self) -> int | None:
@@ -101,6 +108,8 @@ class Run:
     def status(self) -> str:
         told = self.trial.get("status")
         status = self.record.get("status", told) if told in (None, "running") else told
+        if status == "running" and self.is_held is False:
+            return "killed"
         return str(status or ("failed" if self.problems else "unknown"))
 
     @property
@@ -286,7 +295,11 @@ def find(paths: Sequence[Path]) -> Found:
 
 
 def _places(path: Path) -> list[Path]:
-    """The directories that a path, or a pattern, names."""
+    """The directories that a path, a pattern, or `latest` names."""
+    if str(path) == "latest":
+        from gan_lab.record import find_run
+
+        return [find_run("latest", key="runs")]
     path = path.expanduser()
     if path.is_dir():
         return [path]
@@ -329,7 +342,7 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def read_run(path: Path, name: str, sweep: Sweep | None = None) -> Run:
     """The run in a directory; what cannot be read is in its `problems`."""
-    run = Run(path, name, sweep=sweep)
+    run = Run(path, name, sweep=sweep, is_held=is_held(path))
     run.trial, problem = _json(path / "trial.json")
     _note(run, problem)
     run.record, problem = _json(path / "run.json")
@@ -345,6 +358,21 @@ def read_run(path: Path, name: str, sweep: Sweep | None = None) -> Run:
     except OSError as error:
         _note(run, f"metrics.csv cannot be read: {error.strerror}")
     return run
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds one of the locks of a run's directory; None where there is none to tell by."""
+    found: list[bool] = []
+    for name in LOCKS:
+        try:
+            with (path / name).open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go with the file
+            found.append(False)
+        except BlockingIOError:
+            found.append(True)
+        except OSError:  # no such lock, or a file system without locks
+            continue
+    return any(found) if found else None
 
 
 def _note(run: Run, problem: str | None) -> None:

@@ -1,5 +1,6 @@
 """What the report says in words and figures, for the page and the text alike."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,6 +156,7 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     waiting = sum(not_started(sweep, runs) for sweep in whole)
     statuses = [f"{num} {status}" for status, num in status_counts(runs).items()]
     found.append(("status", ", ".join([*statuses, *([f"{waiting} not started"] if waiting else [])])))
+    found.append(("to go on", "; ".join(resume_commands(runs))))
     seconds = [run.seconds for run in runs if run.seconds is not None]
     time = f"{duration(sum(seconds))} of training in all" if seconds else ""
     spans = [span for sweep in whole if (span := elapsed(sweep)) is not None]
@@ -168,6 +170,15 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     found.append(("versions", "; ".join(versions(runs, PACKAGES))))
     found.append(("code", "; ".join(commits(runs))))
     return [(name, text) for name, text in found if text]
+
+
+def resume_commands(runs: Sequence[Run]) -> list[str]:
+    """What continues the runs that were stopped before their end: a trial goes on with its sweep."""
+    stopped = [run for run in runs if run.status in ("interrupted", "killed")]
+    places = dict.fromkeys(f"run={run.path}" if run.sweep is None else f"sweep={run.sweep.path}" for run in stopped)
+    commands = [shlex.join(["gan-lab", "resume", place]) for place in places]
+    more = len(commands) - MOST_NAMED
+    return [*commands[:MOST_NAMED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def elapsed(sweep: Sweep) -> float | None:
@@ -256,7 +267,7 @@ def verdict(board: Board) -> list[str]:
         [] if board.is_chosen else [f"No objective was set (objective=null); the order is that of {board.objective}."]
     )
     if len(board.objectives) > 1:
-        return [*lead, *_front(board)]
+        return [*lead, *_front(board), *_repetitions(board)]
     metric = board.objective
     assert metric is not None
     first, *others = board.ranked
@@ -275,7 +286,17 @@ def verdict(board: Board) -> list[str]:
     if len(statuses) > 1:
         lost = ", ".join(f"{num} {status}" for status, num in statuses.items() if status != "finished")
         sentences.append(f"Of the best configuration's {count(len(first.runs), 'run')}, {lost}.")
-    return [*lead, *sentences]
+    return [*lead, *sentences, *_repetitions(board)]
+
+
+def _repetitions(board: Board) -> list[str]:
+    """Which runs are in no mean, as their configuration has another one of the same seed."""
+    names = [run.name for row in board.rows for run in row.repetitions]
+    if not names:
+        return []
+    more = [f"{len(names) - MOST_NAMED} more"] if len(names) > MOST_NAMED else []
+    named = _listed([*names[:MOST_NAMED], *more])
+    return [f"Each seed of a configuration counts once. Left out, as another run has the same one: {named}."]
 
 
 def best_single(board: Board) -> Run | None:

@@ -15,6 +15,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from gan_lab.sweep.results import Best, best_of
+
 SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_BETWEEN_SUMMARIES = 30.0
 """Where there is no terminal."""
@@ -68,7 +70,8 @@ class Monitor:
         self.block = Block(self.screen) if _is_terminal(self.screen) else None
         self.running: dict[int, Running] = {}
         self.counts = dict.fromkeys(("finished", "pruned", "failed"), 0)
-        self.best: dict[str, tuple[float, dict[str, Any]]] = {}
+        self.best: dict[str, Best] = {}  # by each objective alone
+        self._finished: dict[int, dict[str, Any]] = {}
         self._sweep: dict[str, Any] = {}
         self._sweep_stamp: tuple[int, ...] | None = None
         self._stamps: dict[int, tuple[int, ...]] = {}
@@ -137,6 +140,8 @@ class Monitor:
         ended.sort(key=lambda one: one[:2])
         for _, number, content in ended:
             self._count(number, content)
+        if ended:
+            self.best = self._best()
         return [content for _, _, content in ended]
 
     def _open_numbers(self) -> list[int]:
@@ -153,13 +158,19 @@ class Monitor:
         self.running.pop(number, None)
         self.counts[content["status"]] += 1
         self._seconds += _number(content.get("seconds")) or 0.0
-        if content["status"] != "finished":
-            return
+        if content["status"] == "finished":
+            told = {name: _number(value) for name, value in _mapping(content.get("values")).items()}
+            values = {name: value for name, value in told.items() if value is not None}
+            self._finished[number] = {**content, "params": _mapping(content.get("params")), "values": values}
+
+    def _best(self) -> dict[str, Best]:
+        """What the sweep would end with if it ended now, by each objective alone."""
+        found: dict[str, Best] = {}
         for name, direction in self.objectives.items():
-            value = _number(_mapping(content.get("values")).get(name))
-            sign = -1 if direction == "maximize" else 1
-            if value is not None and (name not in self.best or sign * value < sign * self.best[name][0]):
-                self.best[name] = (value, content)
+            having = [trial for _, trial in sorted(self._finished.items()) if name in trial["values"]]
+            if having:
+                (found[name],) = best_of(having, {name: direction})
+        return found
 
     @property
     def objectives(self) -> dict[str, Any]:
@@ -195,11 +206,18 @@ class Monitor:
         others = [f"{self.counts[status]} {status}" for status in ("failed", "pruned") if self.counts[status]]
         parts = [text + (f" ({', '.join(others)})" if others else "")]
         if len(self.objectives) == 1 and self.best:
-            ((name, (value, content)),) = self.best.items()
-            overrides = short_overrides(content.get("overrides"))
-            parts.append(f"best #{content['number']}: {name} {value:.4g}" + (f" ({overrides})" if overrides else ""))
+            ((name, best),) = self.best.items()
+            overrides = short_overrides(best.trial.get("overrides"))
+            parts.append(
+                f"best #{best.trial['number']}: {name} {best.trial['values'][name]:.4g}"
+                + (f" ({overrides})" if overrides else "")
+                + _mean(best)
+            )
         elif self.best:
-            each = [f"{name} {value:.4g} (#{content['number']})" for name, (value, content) in self.best.items()]
+            each = [
+                f"{name} {best.trial['values'][name]:.4g} (#{best.trial['number']}{_mean(best)})"
+                for name, best in self.best.items()
+            ]
             parts.append(f"best {', '.join(each)}")
         if final:
             parts.append(f"in {tqdm.format_interval(time.monotonic() - self._entered_at)}")
@@ -267,6 +285,12 @@ def short_overrides(overrides: Any) -> str:
             value = value if value.lstrip("-").isdecimal() else f"{float(value):.4g}"
         shown.append(f"{short if last.count(short) == 1 else key}={value}")
     return _in_one_line(", ".join(shown))
+
+
+def _mean(best: Best) -> str:
+    """What a configuration of several seeds was chosen by."""
+    (mean,) = best.values.values()
+    return "" if best.num_seeds == 1 else f", mean of {best.num_seeds} seeds {mean:.4g}"
 
 
 def _values(metrics: Mapping[str, Any], names: Mapping[str, Any]) -> list[str]:

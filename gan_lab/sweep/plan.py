@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from itertools import islice, product
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -13,6 +13,7 @@ from gan_lab.compose import Composer, parsed
 from gan_lab.config import Given, check, check_against, device_type, plain, save
 from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.errors import ConfigError
+from gan_lab.names import nearest
 from gan_lab.sweep.devices import threads_per_run
 from gan_lab.sweep.space import Parameter, grid, overrides_of, parse_space
 from gan_lab.sweep.suggest import need_optuna
@@ -48,7 +49,13 @@ def settings_of(sweeper: DictConfig) -> Settings:
     if not is_grid(sweeper):
         need_optuna()
     values = {key: value for key, value in plain(sweeper).items() if not key.startswith("_")}
-    return check_against(Settings, values, key="hydra.sweeper")
+    objectives = values.get("objectives")
+    problems = [
+        f"hydra.sweeper.objectives.{name}={way}: no such direction; {nearest(str(way), get_args(Direction))}"
+        for name, way in (objectives.items() if isinstance(objectives, dict) else ())
+        if way not in get_args(Direction)
+    ]
+    return check_against(Settings, values, problems, key="hydra.sweeper")
 
 
 @dataclass(frozen=True)
@@ -196,8 +203,6 @@ def is_grid(sweeper: DictConfig) -> bool:
 
 def refuse_unmeasured(objectives: Mapping[str, str], measured: Sequence[str]) -> None:
     """ConfigError for an objective that the runs do not measure."""
-    from gan_lab.names import nearest
-
     known = (*measured, "wall_seconds")
     problems = [
         f"hydra.sweeper.objectives.{name}: the runs do not measure this; {nearest(name, known)}"

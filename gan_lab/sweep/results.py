@@ -44,29 +44,38 @@ def counts(plan: Plan) -> Counts:
 
 
 class Best(NamedTuple):
-    """A configuration that has won: one of its trials (the first), and each objective's mean over its seeds."""
+    """A configuration that has won: the best of its trials (by the first objective), and each objective's mean over
+    its seeds."""
 
     trial: Mapping[str, Any]
     values: dict[str, float]
     num_seeds: int
 
     def __str__(self) -> str:
-        values = ", ".join(f"{name} {value:.5g}" for name, value in self.values.items())
-        return values if self.num_seeds == 1 else f"{values} (mean of {self.num_seeds} seeds)"
+        own = _in_words({name: self.trial["values"][name] for name in self.values})
+        if self.num_seeds == 1:
+            return own
+        return f"{own}; its configuration's mean over {self.num_seeds} seeds: {_in_words(self.values)}"
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.5g}" for name, value in values.items())
 
 
 def best_of(trials: Sequence[Mapping[str, Any]], objectives: Mapping[str, Direction]) -> list[Best]:
-    """The best configuration, trials that differ in their seed alone being one; of several objectives, each that no
-    other beats in all (the Pareto front)."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    """The best configuration by its mean, trials that differ in their seed alone being one and each seed counted once;
+    of several objectives, each that no other beats in all (the Pareto front)."""
+    groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for trial in trials:
         if trial["status"] == "finished" and trial["values"]:
             choices = {key: value for key, value in trial["params"].items() if key != "seed"}
-            groups.setdefault(repr(choices), []).append(trial)
-    found = [
-        Best(group[0], {name: fmean(trial["values"][name] for trial in group) for name in objectives}, len(group))
-        for group in groups.values()
-    ]
+            groups.setdefault(repr(choices), {}).setdefault(repr(trial["params"].get("seed")), trial)
+    found = []
+    for group in (list(by_seed.values()) for by_seed in groups.values()):
+        first = next(iter(objectives))
+        pick = min if objectives[first] == "minimize" else max
+        means = {name: fmean(trial["values"][name] for trial in group) for name in objectives}
+        found.append(Best(pick(group, key=lambda trial: trial["values"][first]), means, len(group)))
 
     def losses(best: Best) -> list[float]:
         return [value if objectives[name] == "minimize" else -value for name, value in best.values.items()]

@@ -103,11 +103,12 @@ def run_sweep(
         config.hydra.sweeper.n_jobs = num_jobs
 
     sweep_dir = Path(config.hydra.sweep.dir)
-    sweep_dir.mkdir(parents=True, exist_ok=True)
     own = [text for text in config.hydra.overrides.hydra if text != "hydra.mode=MULTIRUN"]  # Hydra adds that one
     all_overrides = [*own, *arguments]
+    plan, run_name = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
+    sweep_dir.mkdir(parents=True, exist_ok=True)
     with _first_of(sweep_dir) as first:
-        plan = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
+        _write_or_join(plan, run_name, all_overrides)
         with closing(open_trials(plan)) as trials:
             if trials.num_trials != plan.num_trials:  # an earlier command asked for more, or there are not so many
                 plan = replace(plan, num_trials=trials.num_trials)
@@ -189,8 +190,8 @@ def _planned(
     settings: Settings,
     sweep_dir: Path,
     num_jobs: int,
-) -> Plan:
-    """The plan of this command; sweep.json is written, or found to hold the same sweep."""
+) -> tuple[Plan, str]:
+    """The plan of this command, and what its runs are called; nothing is written."""
     fixed, parameters = parse_space(arguments, settings.params or {}, settings.when or {})
     choices = grid_choices(parameters) if kind == "grid" else []
     config_dir = _config_dir(sys.argv[1:])
@@ -209,9 +210,8 @@ def _planned(
         raise ConfigError(
             "hydra/sweeper=optuna needs something to optimise: set objective, or hydra.sweeper.objectives"
         )
-    name = identity(all_overrides)
     if settings.study_name is None:
-        settings.study_name = f"{run.name}-{name}"
+        settings.study_name = f"{run.name}-{identity(all_overrides)}"
     plan = Plan(
         sweep_dir=sweep_dir,
         kind=kind,
@@ -224,6 +224,12 @@ def _planned(
         settings=settings,
         runs_per_machine=1 if _has_own_cores(config) else num_jobs,
     )
+    return plan, run.name
+
+
+def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
+    """Writes sweep.json, or finds that it holds the same sweep."""
+    sweep_dir, settings, name = plan.sweep_dir, plan.settings, identity(all_overrides)
     path = sweep_dir / "sweep.json"
     if path.is_file():
         content = read_json(path)
@@ -234,14 +240,14 @@ def _planned(
             )
         if content["num_trials"] < plan.num_trials:
             _update(sweep_dir, num_trials=plan.num_trials)
-        return plan
+        return
     content = {
         **plan.content(),
-        "name": run.name,
+        "name": run_name,
         "identity": name,
         "arguments": all_overrides,
         "command": _shown_command(all_overrides, settings),
-        "study": {"name": settings.study_name, "storage": settings.storage} if kind == "optuna" else None,
+        "study": {"name": settings.study_name, "storage": settings.storage} if plan.kind == "optuna" else None,
         "status": "running",
         "started": now(),
         "ended": None,
@@ -250,7 +256,6 @@ def _planned(
         "machine": machine("cpu"),
     }
     write_json(path, content, private=settings.storage is not None)  # its URL may hold a password
-    return plan
 
 
 def _shown_command(overrides: Sequence[str], settings: Settings) -> str:

@@ -97,6 +97,35 @@ def test_a_lost_seed_is_not_averaged_but_counted(tmp_path):
     assert verdict(board)[-1] == "Of the best configuration's 3 runs, 1 failed."
 
 
+def test_a_seed_counts_once_in_its_configuration(tmp_path):
+    seeds(tmp_path, vanilla=[3.0, 5.0])
+    #   "a" comes first by its name and is better; both are repetitions nevertheless
+    write_run(tmp_path / "a", [1.0], seed=1, settings={"loss": "vanilla"}, repeats="vanilla-1", ended="2026-01-01")
+    write_run(tmp_path / "late", [4.0], seed=2, settings={"loss": "vanilla"}, ended="2026-01-03T00:00:00+00:00")
+    write_run(tmp_path / "early", [6.0], seed=2, settings={"loss": "vanilla"}, ended="2026-01-02T00:00:00+00:00")
+
+    (board,) = boards_of(tmp_path)
+
+    (row,) = board.rows
+    assert [run.name for run in row.counted] == ["vanilla-1", "early"]
+    assert row.values["fd"] == (4.5, pytest.approx(math.sqrt(4.5)), 2)
+    assert row.best_run.name == "vanilla-1"
+    assert [run.name for run in row.runs[2:]] == ["a", "late", "vanilla-2"]
+    assert verdict(board) == [
+        "Best: digits-mlp with fd 4.5 ± 2.1 over 2 seeds, 2.25x the floor (2).",
+        "Each seed of a configuration counts once. Left out, as another run has the same one: a, late and vanilla-2.",
+    ]
+
+
+def test_a_repetition_counts_where_its_original_is_not_there(tmp_path):
+    write_run(tmp_path / "again", [3.0], seed=1, repeats="elsewhere")
+
+    (board,) = boards_of(tmp_path)
+
+    assert [run.name for run in board.rows[0].counted] == ["again"]
+    assert board.rows[0].repetitions == []
+
+
 def test_runs_without_a_score_join_their_configuration_or_the_only_card(tmp_path):
     seeds(tmp_path / "seeds", hinge=[3.0])
     write_run(tmp_path / "lost", seed=2, settings={"loss": "hinge"}, status="failed")

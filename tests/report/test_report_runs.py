@@ -1,3 +1,4 @@
+import fcntl
 import itertools
 import json
 import math
@@ -8,6 +9,7 @@ from made_runs import CARD, FLOOR, OTHER_CARD, seeds, write_run, write_sweep, wr
 
 from gan_lab.errors import ConfigError
 from gan_lab.report.runs import find, read_metrics, read_run
+from gan_lab.report.summary import facts, summarise
 
 
 def names(*paths: Path) -> list[str]:
@@ -46,6 +48,17 @@ def test_a_sweep_is_whole_only_where_all_its_trials_are_asked_for(tmp_path):
     assert part.whole == []
     assert [run.number for run in whole.runs] == [0, 1]
     assert part.runs[0].sweep.objectives == {"fd": "minimize"}
+
+
+def test_latest_is_the_run_that_was_started_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"runs=latest: there is no run in .*; give its directory: runs=DIR"):
+        find([Path("latest")])
+
+    write_run(tmp_path / "outputs" / "day" / "2-old", [3.0], seed=1)
+    write_run(tmp_path / "outputs" / "day" / "1-new", [3.0], seed=2)  # it is told to start a second later
+
+    assert [run.path for run in find([Path("latest")]).runs] == [Path("outputs/day/1-new")]
 
 
 def test_every_path_that_leads_to_no_run_is_named(tmp_path):
@@ -148,6 +161,35 @@ def test_status_is_the_trials_once_it_has_ended(tmp_path, record, trial, status)
     run_dir = write_run(tmp_path / "0", [3.0], status=record, trial=told)
 
     assert read_run(run_dir, "0").status == status
+
+
+@pytest.mark.parametrize("lock", [".lock", ".claim"])
+def test_a_run_that_no_process_holds_any_more_was_killed(tmp_path, lock):
+    run_dir = write_run(tmp_path / "a run", [3.0], status="running")
+    assert read_run(run_dir, "run").status == "running"  # nothing tells otherwise
+
+    with (run_dir / lock).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert read_run(run_dir, "run").status == "running"
+
+    assert read_run(run_dir, "run").status == "killed"
+    told = dict(facts(summarise(find([run_dir]))))
+    assert told["status"] == "1 killed"
+    assert told["to go on"] == f"gan-lab resume 'run={run_dir}'"
+    with (run_dir / lock).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the lock is not kept
+
+
+def test_a_lock_says_nothing_of_a_run_that_has_ended_and_a_trial_goes_on_with_its_sweep(tmp_path):
+    sweep = write_sweep(tmp_path / "sweep")
+    for number, status in enumerate(["finished", "running", "running", "interrupted"]):
+        run_dir = write_run(sweep / str(number), [3.0], status=status, trial={"params": {"loss": f"l{number}"}})
+        (run_dir / ".lock").touch()
+
+    told = dict(facts(summarise(find([sweep]))))
+
+    assert told["status"] == "1 finished, 1 interrupted, 2 killed"
+    assert told["to go on"] == f"gan-lab resume sweep={sweep}"
 
 
 def test_failures_have_a_kind_and_a_reason(tmp_path):

@@ -43,7 +43,8 @@ class Sweep:
         self.write(f"{number}/.live.json", live | {"metrics": {} if fd is None else {"fd": fd, "recall": 0.5}})
 
     def ends(self, number: int, status: str = "finished", **facts: Any) -> None:
-        content = {"status": status, "overrides": [f"seed={number}"], "seconds": 60.0, "values": {}, **facts}
+        chosen = {"overrides": [f"seed={number}"], "params": {"number": number}}
+        content = {"status": status, **chosen, "seconds": 60.0, "values": {}, **facts}
         self.write(f"{number}/trial.json", content)
         self.seconds += 1  # files of one test are written within a tick of the file system's clock
         os.utime(self.directory / str(number) / "trial.json", (NOW + self.seconds, NOW + self.seconds))
@@ -187,6 +188,20 @@ def test_best_by_each_objective(tmp_path: Path, clock: Any) -> None:
         sweep.ends(number, values={"fd": fd, "recall": recall})
     sweep.ends(3, "pruned", values={"fd": 0.1, "recall": 1.0})
     assert Watched(sweep).monitor.summary() == "4 of 4 done (1 pruned), best fd 2 (#1), recall 0.9 (#2)"
+
+
+def test_the_best_so_far_is_the_configuration_that_would_win(tmp_path: Path, clock: Any) -> None:
+    """One lucky seed is not the best in the progress lines and another in the results."""
+    sweep = Sweep(tmp_path / "sweep", 4)
+    for number, (loss, seed, fd) in enumerate(
+        [("hinge", 1, 1.0), ("hinge", 2, 9.0), ("vanilla", 1, 4.0), ("vanilla", 2, 3.0)]
+    ):
+        chosen = {"overrides": [f"loss={loss}", f"seed={seed}"], "params": {"loss": loss, "seed": seed}}
+        sweep.ends(number, values={"fd": fd}, **chosen)
+    expected = "4 of 4 done, best #3: fd 3 (loss=vanilla, seed=2), mean of 2 seeds 3.5"
+    assert Watched(sweep).monitor.summary() == expected
+    sweep.write("sweep.json", {"num_trials": 4, "objectives": {"fd": "minimize", "wall_seconds": "minimize"}})
+    assert Watched(sweep).monitor.summary() == "4 of 4 done, best fd 3 (#3, mean of 2 seeds 3.5)"
 
 
 def test_larger_may_be_better_and_there_may_be_no_objective(tmp_path: Path, clock: Any) -> None:

@@ -213,6 +213,13 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.objectives={fdd: minimize}", "hydra.sweep.dir=sweep")
     assert result.code == 2
     assert "hydra.sweeper.objectives.fdd: the runs do not measure this; did you mean fd?" in result.err
+    result = sweep(tmp_path, "seed=1,2", "hydra.sweeper.objectives={fd: minimise, kd: 3}", "hydra.sweep.dir=sweep")
+    assert result.code == 2
+    assert result.err.splitlines() == [
+        "error: hydra.sweeper.objectives.fd=minimise: no such direction; did you mean minimize?",
+        "error: hydra.sweeper.objectives.kd=3: no such direction; known: minimize, maximize",
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_search_without_optuna_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +298,19 @@ def test_the_best_configuration_is_the_best_mean_over_seeds() -> None:
     ]
     (best,) = best_of(found, {"fd": "minimize"})
     assert (best.trial["number"], best.values, best.num_seeds) == (2, {"fd": 3.5}, 2)
-    assert str(best) == "fd 3.5 (mean of 2 seeds)"
+    assert str(best) == "fd 3; its configuration's mean over 2 seeds: fd 3.5"
+
+
+def test_a_configuration_that_won_is_told_by_its_best_run_and_counts_each_seed_once() -> None:
+    results = [("hinge", 1, 4.0), ("hinge", 2, 3.0), ("hinge", 2, 3.0), ("vanilla", 1, 9.0)]
+    found = [
+        {"number": n, "status": "finished", "values": {"fd": fd}, "params": {"loss": loss, "seed": seed}}
+        for n, (loss, seed, fd) in enumerate(results)
+    ]
+    (best,) = best_of(found, {"fd": "minimize"})
+    assert (best.trial["number"], best.values, best.num_seeds) == (1, {"fd": 3.5}, 2)
+    (worst,) = best_of(found[:3], {"fd": "maximize"})
+    assert (worst.trial["number"], worst.values) == (0, {"fd": 3.5})
 
 
 def test_the_value_of_a_run() -> None:
