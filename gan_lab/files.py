@@ -128,7 +128,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint."""
     if not path.is_file():
-        raise RunError(f"there is no checkpoint {path}")
+        raise RunError(f"there is no checkpoint {path}: the run did not come so far; resume it, or name another one")
     content = read_tensors(path)
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         raise RunError(f"{path} is not a checkpoint of gan_lab")

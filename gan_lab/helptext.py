@@ -184,9 +184,9 @@ Examples:
 
 def report(arguments: Sequence[str] = ()) -> str:
     return """\
-gan-lab report runs=DIR [out=DIR]: compare runs in a page that needs no network, in Markdown and in CSV.
+gan-lab report runs=DIR|latest [out=DIR]: compare runs in a page that needs no network, in Markdown and in CSV.
 
-  runs=DIR            a run, a sweep, or a folder of runs; several: runs=[DIR,DIR]
+  runs=DIR|latest     a run, a sweep, or a folder of runs; several: runs=[DIR,DIR]
   out=DIR             where report.html, report.md and the CSV are written (default: the sweep's own directory, or
                       outputs/reports/<date>_<time>)
 

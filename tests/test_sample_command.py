@@ -204,7 +204,10 @@ def test_run_without_a_checkpoint(cwd: Path, tmp_path: Path) -> None:
     shutil.copy(cwd / "images" / "run.json", tmp_path / "run")
     result = called("sample", "run=run", "out=a.npz", cwd=tmp_path)
     assert (result.code, result.out) == (1, "")
-    assert result.err == "error: there is no checkpoint run/checkpoints/last.ckpt\n"
+    assert result.err == (
+        "error: there is no checkpoint run/checkpoints/last.ckpt: the run did not come so far; resume it, or name "
+        "another one\n"
+    )
 
 
 @pytest.mark.parametrize("out", ["a.npz", "a.png", "folder"])
