@@ -16,15 +16,25 @@ from gan_lab.models.mlp import Generator
 from gan_lab.streams import Streams
 
 LATENT_DIM = 4
+SHADES = {"1": 0, "2": 100, "3": 250}
+"""The folders of the run `folders`, and what is in them."""
 
 
 @pytest.fixture(scope="module")
 def cwd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the runs `labels` (conditioning=acgan) and `codes` (conditioning=infogan), on digits."""
+    """Holds the runs `labels` (conditioning=acgan) and `codes` (conditioning=infogan), on digits, and `folders`."""
     cwd = tmp_path_factory.mktemp("runs")
     for name, conditioning in (("labels", "acgan"), ("codes", "infogan")):
         more = ["evaluation=full", "evaluation.num_samples=300"] if name == "labels" else []
         done("train", *SMALL, f"conditioning={conditioning}", *more, f"hydra.run.dir={name}", cwd=cwd)
+    for name, shade in SHADES.items():
+        (cwd / "pictures" / name).mkdir(parents=True)
+        for index in range(30):
+            Image.new("L", (8, 8), shade).save(cwd / "pictures" / name / f"{index}.png")
+    folders = ["dataset=image_folder", f"dataset.root={cwd / 'pictures'}", "dataset.image_size=8", "evaluation=none"]
+    settings = [one for one in SMALL if not one.startswith(("evaluation.", "callbacks."))]
+    more = ["callbacks.samples.num=18", "conditioning=concat", "hydra.run.dir=folders"]
+    done("train", *settings, *folders, *more, cwd=cwd)
     return cwd
 
 
@@ -122,6 +132,12 @@ def test_pictures_have_a_column_for_each_label_and_one_for_each_continuous_code(
     assert first == ["000000000-code_1.png", "000000000-code_2.png", "000000000.png"]
     with Image.open(cwd / "labels" / "samples" / "000000000.png") as picture:
         assert picture.width == 2 + 10 * 58
+
+
+def test_the_picture_of_the_data_shows_every_class(cwd: Path) -> None:
+    """Folders are read class after class, and the first 18 of these pictures are all of one."""
+    with Image.open(cwd / "folders" / "samples" / "real.png") as picture:
+        assert set(np.unique(np.array(picture))) == {*SHADES.values(), 40}  # 40: the lines between
 
 
 def test_metrics_of_labels_and_codes(cwd: Path) -> None:

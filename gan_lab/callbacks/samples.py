@@ -95,8 +95,10 @@ class SampleGrid(Callback):
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         if gan.images_seen == 0 and trainer.is_global_zero:
             data = trainer.datamodule.data  # type: ignore[attr-defined]
-            real = data.samples[: NUM_POINTS if data.samples.ndim == 2 else self.num]
-            save_png(picture_of(real, data, self.columns), Path(trainer.default_root_dir, "samples", "real.png"))
+            num = NUM_POINTS if data.samples.ndim == 2 else self.num
+            chosen = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(0))[:num]
+            picture = picture_of(data.samples[chosen], data, self.columns)
+            save_png(picture, Path(trainer.default_root_dir, "samples", "real.png"))
             self._write(trainer, gan)
 
     def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
