@@ -31,8 +31,9 @@ MOST_IN_A_GRID = 10_000
 class Sampling:
     """What to draw. out: FILE.npz (array `images`), FILE.png (a grid), or a folder for one PNG each.
 
-    label: of a generator that takes labels, one name or number, or several that take turns; `all`: every one. Of one
-    that takes categories (infogan, cluster_gan), their numbers. codes: of infogan, the continuous ones.
+    label: of a generator that takes labels, one name or, where no class has that name, number from 0, or several that
+    take turns; `all`: every one. Of one that takes categories (infogan, cluster_gan), their numbers. codes: of infogan,
+    the continuous ones.
     directions: this many latent directions in closed form, a row each, in `steps` steps from -strength to strength.
     """
 
@@ -120,8 +121,8 @@ def _choices(request: Sampling, trained: Trained) -> list[int]:
         return list(range(num))
     found = []
     for one in wanted:
-        if isinstance(one, str) and one in names:
-            found.append(names.index(one))
+        if str(one) in names:  # names that are numbers, such as folders called 1, 2, 3, come before positions
+            found.append(names.index(str(one)))
         elif isinstance(one, int) and 0 <= one < num:
             found.append(one)
         else:

@@ -67,6 +67,16 @@ def test_samples_have_the_label_that_was_asked_for(cwd: Path, tmp_path: Path, la
     assert np.abs(images - expected).max() <= 0.51
 
 
+@pytest.mark.parametrize(
+    ("label", "labels"), [("1", [0] * 4), ("3", [2] * 4), ("'2'", [1] * 4), ("0", [0] * 4), ("[0,2,3]", [0, 1, 2, 0])]
+)
+def test_a_label_is_a_name_before_it_is_a_number(cwd: Path, tmp_path: Path, label: str, labels: list[int]) -> None:
+    """Of the folders 1, 2 and 3; none is called 0, so that this is the first."""
+    images = drawn(cwd, tmp_path, "folders", "num=4", f"label={label}")
+    expected = generated(cwd, "folders", torch.eye(3)[labels], noise_of(4))
+    assert np.abs(images - expected).max() <= 0.51
+
+
 def test_every_label_in_a_grid(cwd: Path, tmp_path: Path) -> None:
     done("sample", "run=labels", f"out={tmp_path / 'grid.png'}", "num=20", "label=all", cwd=cwd)
     with Image.open(tmp_path / "grid.png") as picture:
