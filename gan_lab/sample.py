@@ -17,7 +17,7 @@ from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.directions import closed_form_directions
 from gan_lab.errors import ConfigError
 from gan_lab.files import replacing
-from gan_lab.images import PICTURE_CHANNELS, image_grid, save_png, scatter_plot, to_uint8
+from gan_lab.images import PICTURE_CHANNELS, image_grid, save_png, scatter_plot, to_uint8, whole_groups
 from gan_lab.names import nearest
 from gan_lab.record import find_run
 from gan_lab.sampling import LatentSpace, generate, interpolate, latents_of
@@ -94,7 +94,7 @@ def _latents(
         raise ConfigError(f"label={request.label}: directions and interpolate keep one label; give one")
     if request.directions is None and request.interpolate is None:
         drawn = latents_of(Streams(request.seed, device), "noise/sample", request.num, trained.space)
-        return drawn, request.num, num_choices if num_choices > 1 else math.ceil(math.sqrt(request.num))
+        return drawn, request.num, whole_groups(num_choices, math.ceil(math.sqrt(request.num)))
     if request.directions is None:
         latents = _between_seeds(request, trained.space, device)
     else:

@@ -83,6 +83,24 @@ def test_every_label_in_a_grid(cwd: Path, tmp_path: Path) -> None:
         assert picture.size == (2 + 10 * 58, 2 + 2 * 58)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "columns", "rows"),
+    [
+        ("label=all num=36", 6, 6),
+        ("label=[1,2] num=16", 4, 4),
+        ("label=all num=4", 3, 2),
+        ("label=all num=64 columns=4", 4, 16),
+    ],
+)
+def test_few_labels_make_a_grid_that_is_about_a_square(
+    cwd: Path, tmp_path: Path, arguments: str, columns: int, rows: int
+) -> None:
+    """Of three labels; columns that are asked for are kept to."""
+    done("sample", "run=folders", f"out={tmp_path / 'grid.png'}", *arguments.split(), cwd=cwd)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (2 + columns * 58, 2 + rows * 58)
+
+
 def test_codes_of_infogan(cwd: Path, tmp_path: Path) -> None:
     images = drawn(cwd, tmp_path, "codes", "num=3", "label=2", "codes=[0.5,-1]")
     codes = torch.cat([torch.eye(10)[[2] * 3], torch.tensor([[0.5, -1.0]] * 3)], dim=1)
@@ -142,6 +160,14 @@ def test_pictures_have_a_column_for_each_label_and_one_for_each_continuous_code(
     assert first == ["000000000-code_1.png", "000000000-code_2.png", "000000000.png"]
     with Image.open(cwd / "labels" / "samples" / "000000000.png") as picture:
         assert picture.width == 2 + 10 * 58
+
+
+def test_several_noises_share_a_row_where_labels_are_few(cwd: Path) -> None:
+    """18 samples of three labels in 8 columns: twice three, three times."""
+    with Image.open(cwd / "folders" / "samples" / "000000000.png") as picture:
+        assert picture.size == (2 + 6 * 58, 2 + 3 * 58)
+        tiles = np.array(picture)[2:, 2:].reshape(3, 58, 6, 58).transpose(0, 2, 1, 3)
+    assert len(np.unique(tiles.reshape(18, -1), axis=0)) == 18  # six noises, each with three labels
 
 
 def test_the_picture_of_the_data_shows_every_class(cwd: Path) -> None:
