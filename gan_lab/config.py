@@ -289,9 +289,9 @@ def _check_dataclass(schema: Any, node: Any, key: str, all_keys: Sequence[str]) 
         if name in hints:
             yield from _check(hints[name], value, f"{prefix}{name}", all_keys)
         else:
-            known = [f"{prefix}{hint}" for hint in hints]
-            known += [other for other in all_keys if "." in other and other != f"{prefix}{name}"]
-            yield f"{prefix}{name}: unknown key; {nearest(f'{prefix}{name}', known)}"
+            known = [f"{prefix}{hint}" for hint in hints] + [other for other in all_keys if "." in other]
+            below = [other for other in known if other.startswith(prefix) and other.endswith(f".{name}")]
+            yield f"{prefix}{name}: unknown key; {nearest(f'{prefix}{name}', below or known)}"
     for item in dataclasses.fields(schema):
         if item.name not in node and item.default is item.default_factory is dataclasses.MISSING:
             yield f"{prefix}{item.name} is missing"
@@ -601,8 +601,11 @@ def problems_of(cfg: DictConfig) -> list[str]:
         config = plain(cfg)
     except ConfigError as error:
         return error.problems
-    all_keys = [key for key, _ in flat_keys(config)]
-    problems = list(_check_dataclass(RunConfig, config, "", all_keys))
+    problems = list(_check_dataclass(RunConfig, config, "", ()))
+    unknown = tuple(f"{text.split(':')[0]}." for text in problems if ": unknown key; " in text)
+    if unknown:  # once more, to name the nearest of the keys that are known
+        all_keys = [key for key, _ in flat_keys(config) if not f"{key}.".startswith(unknown)]
+        problems = list(_check_dataclass(RunConfig, config, "", all_keys))
     # A wrong value that others take over by interpolation is one mistake, not three.
     original = [text for text in problems if not _is_interpolated(cfg, re.split("[=: ]", text)[0])]
     return original or problems or list(_check_combinations(config))

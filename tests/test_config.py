@@ -66,6 +66,8 @@ def refused(*overrides: str, multirun: bool = False) -> list[str]:
         ("lr", "optimizer.lr"),
         ("batchsize", "batch_size"),
         ("modle", "model"),
+        ("model.norm", "model.generator.norm"),
+        ("kimg", "budget.kimg"),
         ("budget.kimgs", "budget.kimg"),
         ("ema.halflife_kimg", "ema.half_life_kimg"),
         ("accelerator.divice", "accelerator.device"),
@@ -81,6 +83,12 @@ def refused(*overrides: str, multirun: bool = False) -> list[str]:
 )
 def test_unknown_key_and_the_nearest_one(defaults: DictConfig, key: str, nearest: str) -> None:
     assert problems_with(defaults, f"{key}=1") == [f"{key}: unknown key; did you mean {nearest}?"]
+
+
+@pytest.mark.parametrize("overrides", ["+foo.bar=3", "foo.bar=3", "+loss.foo.bar=3"])
+def test_a_wrong_key_is_not_the_nearest_to_itself(overrides: str) -> None:
+    for problem in refused(*overrides.split()):
+        assert not re.search("did you mean .*foo", problem)
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
