@@ -35,10 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Given:
-    """The arguments of a component that the program supplies: `names` itself, `if_absent` unless the user does."""
+    """The arguments of a component that the program supplies: `names` itself, `if_absent` unless the user does.
+
+    remedy: of a component that may be null, what to say where keys of it are set and it is not there.
+    """
 
     names: tuple[str, ...] = ()
     if_absent: tuple[str, ...] = ()
+    remedy: str = ""
 
 
 Component = Annotated[dict[str, Any], Given()]
@@ -65,7 +69,16 @@ class Model:
 @dataclass
 class Loss:
     adversarial: Component
-    penalty: Annotated[dict[str, Any], Given(("discriminator", "real", "fake", "uniform"))] | None = None
+    penalty: (
+        Annotated[
+            dict[str, Any],
+            Given(
+                ("discriminator", "real", "fake", "uniform"),
+                remedy="this loss has no penalty of its own; use loss=wgan_gp, or penalty=r1",
+            ),
+        ]
+        | None
+    ) = None
     weight_clip: PositiveFloat | None = None
     num_discriminator_steps: PositiveInt = 1
     warmup_kimg: NonNegativeFloat = 0.0
@@ -258,7 +271,8 @@ def _check_component(node: Any, key: str, given: Given) -> Iterator[str]:
         yield f"{key}={show(node)}: expected a component, that is keys with _target_"
         return
     if "_target_" not in node:
-        yield f"{key} has no _target_ (the dotted path of what to build)"
+        missing = f"{key} has no _target_ (the dotted path of what to build)"
+        yield f"{key}={show(node)}: {given.remedy}" if given.remedy else missing
         return
     target, problem = _import(node["_target_"], key)
     if problem is not None:

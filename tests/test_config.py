@@ -182,6 +182,10 @@ def test_infinity_is_no_number_to_train_with(defaults: DictConfig, override: str
         ("budget=5", "budget=5: expected the keys budget.kimg, budget.minutes"),
         ("budget=null", "budget=null: expected the keys budget.kimg, budget.minutes"),
         ("model.discriminator=3", "model.discriminator=3: expected a component, that is keys with _target_"),
+        (
+            "loss.penalty.weight=5",
+            "loss.penalty={'weight': 5}: this loss has no penalty of its own; use loss=wgan_gp, or penalty=r1",
+        ),
         ("callbacks.mine.x=1", "callbacks.mine has no _target_ (the dotted path of what to build)"),
         ("~seed", "seed is missing"),
         ("~loss.adversarial", "loss.adversarial is missing"),
