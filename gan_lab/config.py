@@ -454,11 +454,11 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _check_augment(config, adversarial, images)
     yield from _check_conditioning(config, packing)
     yield from _check_domains(config, packing)
-    if loss.get("warmup_kimg", 0) >= config["budget"]["kimg"]:
-        yield (
-            f"loss.warmup_kimg={loss['warmup_kimg']} leaves nothing of budget.kimg={config['budget']['kimg']} to G; "
-            "use a smaller one"
-        )
+    kimg, batch_size = config["budget"]["kimg"], config["batch_size"]
+    if round(kimg * 1000) == 0:
+        yield f"budget.kimg={kimg}: that is no image, and at least one batch is needed; use {batch_size / 1000} or more"
+    elif loss.get("warmup_kimg", 0) >= kimg:
+        yield f"loss.warmup_kimg={loss['warmup_kimg']} leaves nothing of budget.kimg={kimg} to G; use a smaller one"
     betas = [name for name in ("beta1", "beta2") if (config.get("schedule") or {}).get(name) is not None]
     if betas:
         optimizers = [_import(config["optimizer"][player]["_target_"], f"optimizer.{player}")[0] for player in PLAYERS]

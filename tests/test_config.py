@@ -210,6 +210,17 @@ def test_missing_or_misplaced(override: str, problem: str | None) -> None:
         assert refused(override) == [problem]
 
 
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("budget.kimg=0.0004", ": that is no image, and at least one batch is needed; use 0.064 or more"),
+        ("budget.kimg=0.001", None),
+    ],
+)
+def test_nothing_to_train_with(defaults: DictConfig, override: str, problem: str | None) -> None:
+    assert problems_with(defaults, override) == ([] if problem is None else [override + problem])
+
+
 def test_a_missing_name_is_not_called_a_missing_package() -> None:
     (problem,) = refused("callbacks.mine._target_=gan_lab.callbacks.samples.Nope")
     assert problem.startswith("callbacks.mine._target_=gan_lab.callbacks.samples.Nope cannot be imported: ")
