@@ -348,6 +348,9 @@ def _penalties(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
 
 
 PLAYERS = ("generator", "discriminator")
+FEWEST_SCORED = 32
+"""Samples a side with which neighbours and distances begin to mean something."""
+
 TRAINING_METRICS = ("loss/discriminator", "loss/generator", "discriminator/accuracy", "images_per_second")
 
 
@@ -471,6 +474,9 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             f"callbacks.health.action=roll_back with accelerator.num_processes={processes}: only a run of one process "
             "is rolled back; use callbacks.health.action=stop"
         )
+    num_scored = (config.get("evaluation") or {}).get("num_samples", FEWEST_SCORED)
+    if _number(num_scored) and num_scored < FEWEST_SCORED:
+        yield f"evaluation.num_samples={num_scored}: too few to score; use {FEWEST_SCORED} or more, or evaluation=none"
     yield from _check_device(accelerator)
     for player in PLAYERS:
         network, _ = _import(config["model"][player]["_target_"], player)

@@ -215,9 +215,11 @@ def test_missing_or_misplaced(override: str, problem: str | None) -> None:
     [
         ("budget.kimg=0.0004", ": that is no image, and at least one batch is needed; use 0.064 or more"),
         ("budget.kimg=0.001", None),
+        ("evaluation.num_samples=31", ": too few to score; use 32 or more, or evaluation=none"),
+        ("evaluation.num_samples=32", None),
     ],
 )
-def test_nothing_to_train_with(defaults: DictConfig, override: str, problem: str | None) -> None:
+def test_nothing_to_train_or_to_score_with(defaults: DictConfig, override: str, problem: str | None) -> None:
     assert problems_with(defaults, override) == ([] if problem is None else [override + problem])
 
 
