@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Evaluation:
-    """What to score. num: at most so many samples a side; seed: of a run's latents, null the run's own."""
+    """What to score. num: at most so many samples a side. Of a run alone: weights; seed, null its own."""
 
     run: str | None = None
     images: str | None = None
@@ -70,6 +70,10 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
 
 def evaluate_images(request: Evaluation, config: RunConfig) -> dict[str, Any]:
     """Scores of the images in a folder or an .npz file."""
+    given = [] if request.weights == "ema" else [f"weights={request.weights}"]
+    given += [] if request.seed is None else [f"seed={request.seed}"]
+    if given:
+        raise ConfigError([f"{one} says what a run draws, and images are there already; leave it out" for one in given])
     device = device_of(request.device)
     assert request.images is not None
     data = configuration.build_data(config)
