@@ -137,6 +137,20 @@ def test_directions_move_one_sample_along_the_first_layers_singular_vectors(cwd:
     assert np.abs(images[2].astype(int) - images[7]).max() <= 1  # the middle of every row is the sample itself
 
 
+def test_one_step_along_a_direction_is_the_sample_itself(cwd: Path, tmp_path: Path) -> None:
+    images = drawn(cwd, tmp_path, "labels", "directions=2", "steps=1", "label=1")
+    expected = generated(cwd, "labels", torch.eye(10)[[1] * 2], noise_of(1).repeat(2, 1))
+    assert np.abs(images - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(("codes", "warned"), [("[1,-1]", False), ("[0,1.5]", True), ("[-9,9]", True)])
+def test_codes_that_training_never_saw(
+    cwd: Path, tmp_path: Path, codes: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(cwd, tmp_path, "codes", "num=2", f"codes={codes}")
+    assert ("training saw -1 to 1" in caplog.text) is warned
+
+
 @pytest.mark.parametrize(
     ("run", "arguments", "problem"),
     [
@@ -144,7 +158,11 @@ def test_directions_move_one_sample_along_the_first_layers_singular_vectors(cwd:
         ("labels", "label=shoe", "label=shoe: expected 0 to 9, all, or a name"),
         ("labels", "codes=[1]", "this generator takes 0 continuous codes"),
         ("codes", "codes=[1]", "this generator takes 2 continuous codes"),
-        ("labels", "directions=9", "9"),
+        (
+            "labels",
+            "directions=5",
+            "directions=5: latents of 4 values have no more than 4 directions; use ",
+        ),
     ],
 )
 def test_wrong_arguments(cwd: Path, tmp_path: Path, run: str, arguments: str, problem: str) -> None:
