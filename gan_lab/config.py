@@ -35,10 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Given:
-    """The arguments of a component that the program supplies: `names` itself, `if_absent` unless the user does."""
+    """The arguments of a component that the program supplies: `names` itself, `if_absent` unless the user does.
+
+    remedy: of a component that may be null, what to say where keys of it are set and it is not there.
+    """
 
     names: tuple[str, ...] = ()
     if_absent: tuple[str, ...] = ()
+    remedy: str = ""
 
 
 Component = Annotated[dict[str, Any], Given()]
@@ -65,7 +69,16 @@ class Model:
 @dataclass
 class Loss:
     adversarial: Component
-    penalty: Annotated[dict[str, Any], Given(("discriminator", "real", "fake", "uniform"))] | None = None
+    penalty: (
+        Annotated[
+            dict[str, Any],
+            Given(
+                ("discriminator", "real", "fake", "uniform"),
+                remedy="this loss has no penalty of its own; use loss=wgan_gp, or penalty=r1",
+            ),
+        ]
+        | None
+    ) = None
     weight_clip: PositiveFloat | None = None
     num_discriminator_steps: PositiveInt = 1
     warmup_kimg: NonNegativeFloat = 0.0
@@ -258,7 +271,8 @@ def _check_component(node: Any, key: str, given: Given) -> Iterator[str]:
         yield f"{key}={show(node)}: expected a component, that is keys with _target_"
         return
     if "_target_" not in node:
-        yield f"{key} has no _target_ (the dotted path of what to build)"
+        missing = f"{key} has no _target_ (the dotted path of what to build)"
+        yield f"{key}={show(node)}: {given.remedy}" if given.remedy else missing
         return
     target, problem = _import(node["_target_"], key)
     if problem is not None:
@@ -289,9 +303,9 @@ def _check_dataclass(schema: Any, node: Any, key: str, all_keys: Sequence[str]) 
         if name in hints:
             yield from _check(hints[name], value, f"{prefix}{name}", all_keys)
         else:
-            known = [f"{prefix}{hint}" for hint in hints]
-            known += [other for other in all_keys if "." in other and other != f"{prefix}{name}"]
-            yield f"{prefix}{name}: unknown key; {nearest(f'{prefix}{name}', known)}"
+            known = [f"{prefix}{hint}" for hint in hints] + [other for other in all_keys if "." in other]
+            below = [other for other in known if other.startswith(prefix) and other.endswith(f".{name}")]
+            yield f"{prefix}{name}: unknown key; {nearest(f'{prefix}{name}', below or known)}"
     for item in dataclasses.fields(schema):
         if item.name not in node and item.default is item.default_factory is dataclasses.MISSING:
             yield f"{prefix}{item.name} is missing"
@@ -334,6 +348,9 @@ def _penalties(config: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]
 
 
 PLAYERS = ("generator", "discriminator")
+FEWEST_SCORED = 32
+"""Samples a side with which neighbours and distances begin to mean something."""
+
 TRAINING_METRICS = ("loss/discriminator", "loss/generator", "discriminator/accuracy", "images_per_second")
 
 
@@ -440,11 +457,11 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
         yield from _check_augment(config, adversarial, images)
     yield from _check_conditioning(config, packing)
     yield from _check_domains(config, packing)
-    if loss.get("warmup_kimg", 0) >= config["budget"]["kimg"]:
-        yield (
-            f"loss.warmup_kimg={loss['warmup_kimg']} leaves nothing of budget.kimg={config['budget']['kimg']} to G; "
-            "use a smaller one"
-        )
+    kimg, batch_size = config["budget"]["kimg"], config["batch_size"]
+    if round(kimg * 1000) == 0:
+        yield f"budget.kimg={kimg}: that is no image, and at least one batch is needed; use {batch_size / 1000} or more"
+    elif loss.get("warmup_kimg", 0) >= kimg:
+        yield f"loss.warmup_kimg={loss['warmup_kimg']} leaves nothing of budget.kimg={kimg} to G; use a smaller one"
     betas = [name for name in ("beta1", "beta2") if (config.get("schedule") or {}).get(name) is not None]
     if betas:
         optimizers = [_import(config["optimizer"][player]["_target_"], f"optimizer.{player}")[0] for player in PLAYERS]
@@ -457,6 +474,9 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             f"callbacks.health.action=roll_back with accelerator.num_processes={processes}: only a run of one process "
             "is rolled back; use callbacks.health.action=stop"
         )
+    num_scored = (config.get("evaluation") or {}).get("num_samples", FEWEST_SCORED)
+    if _number(num_scored) and num_scored < FEWEST_SCORED:
+        yield f"evaluation.num_samples={num_scored}: too few to score; use {FEWEST_SCORED} or more, or evaluation=none"
     yield from _check_device(accelerator)
     for player in PLAYERS:
         network, _ = _import(config["model"][player]["_target_"], player)
@@ -601,8 +621,11 @@ def problems_of(cfg: DictConfig) -> list[str]:
         config = plain(cfg)
     except ConfigError as error:
         return error.problems
-    all_keys = [key for key, _ in flat_keys(config)]
-    problems = list(_check_dataclass(RunConfig, config, "", all_keys))
+    problems = list(_check_dataclass(RunConfig, config, "", ()))
+    unknown = tuple(f"{text.split(':')[0]}." for text in problems if ": unknown key; " in text)
+    if unknown:  # once more, to name the nearest of the keys that are known
+        all_keys = [key for key, _ in flat_keys(config) if not f"{key}.".startswith(unknown)]
+        problems = list(_check_dataclass(RunConfig, config, "", all_keys))
     # A wrong value that others take over by interpolation is one mistake, not three.
     original = [text for text in problems if not _is_interpolated(cfg, re.split("[=: ]", text)[0])]
     return original or problems or list(_check_combinations(config))

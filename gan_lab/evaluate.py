@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gan_lab import config as configuration
 from gan_lab.callbacks.evaluation import read_classes
-from gan_lab.config import RunConfig
+from gan_lab.config import FEWEST_SCORED, RunConfig
 from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.data import Data
 from gan_lab.data.image_folder import image_files, image_folder
@@ -27,13 +27,10 @@ from gan_lab.trained import SavedWeights, device_of, trained_generator, trained_
 
 log = logging.getLogger(__name__)
 
-FEWEST = 32
-"""Samples a side with which neighbours and distances begin to mean something."""
-
 
 @dataclass
 class Evaluation:
-    """What to score. num: at most so many samples a side; seed: of a run's latents, null the run's own."""
+    """What to score. num: at most so many samples a side. Of a run alone: weights; seed, null its own."""
 
     run: str | None = None
     images: str | None = None
@@ -73,12 +70,18 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
 
 def evaluate_images(request: Evaluation, config: RunConfig) -> dict[str, Any]:
     """Scores of the images in a folder or an .npz file."""
+    given = [] if request.weights == "ema" else [f"weights={request.weights}"]
+    given += [] if request.seed is None else [f"seed={request.seed}"]
+    if given:
+        raise ConfigError([f"{one} says what a run draws, and images are there already; leave it out" for one in given])
     device = device_of(request.device)
     assert request.images is not None
     data = configuration.build_data(config)
     fake, how = read_samples(Path(request.images), data)
-    if len(fake) < FEWEST:
-        raise RunError(f"images={request.images}: {len(fake)} samples are too few to score; give at least {FEWEST}")
+    if len(fake) < FEWEST_SCORED:
+        raise RunError(
+            f"images={request.images}: {len(fake)} samples are too few to score; give at least {FEWEST_SCORED}"
+        )
     evaluator = _evaluator(request, config, device, data, most=len(fake))
     chosen = torch.randperm(len(fake), generator=torch.Generator().manual_seed(0))[: evaluator.num]
     return _scored(evaluator, fake[chosen], {"scored": f"{evaluator.num} of {len(fake)} in {request.images}{how}"})
@@ -99,8 +102,10 @@ def _evaluator(
     evaluator = callback.evaluator(
         data, configuration.build_held_out(config), configuration.split_of(config), device, num, conditional
     )
-    if evaluator.num < FEWEST:
-        raise ConfigError(f"{evaluator.num} samples a side are too few to score; give num at least {FEWEST}, and data")
+    if evaluator.num < FEWEST_SCORED:
+        raise ConfigError(
+            f"{evaluator.num} samples a side are too few to score; give num at least {FEWEST_SCORED}, and data"
+        )
     if evaluator.num < (request.num or 0):
         log.info(
             f"num={request.num} is more than there is to compare with: {evaluator.num:,} samples a side are scored"

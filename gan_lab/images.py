@@ -49,6 +49,11 @@ def image_grid(images: Tensor, columns: int) -> Tensor:
     return grid
 
 
+def whole_groups(size: int, columns: int) -> int:
+    """Columns of a grid whose samples come in groups of `size`, side by side: as many groups as fit, at least one."""
+    return max(1, columns // size) * size if size > 1 else columns
+
+
 def scatter_plot(points: Tensor, modes: Tensor | None, std: float | None, side: int = 640) -> Tensor:
     """Points (N, 2) as a uint8 picture (3, side, side); true centres as circles of 3 std. The first axis goes right."""
     centres = modes if modes is not None else points

@@ -1,5 +1,6 @@
 """`gan-lab sample`: from a trained run to an .npz, a picture, or a folder of pictures."""
 
+import logging
 import math
 import shutil
 import zipfile
@@ -17,12 +18,14 @@ from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.directions import closed_form_directions
 from gan_lab.errors import ConfigError
 from gan_lab.files import replacing
-from gan_lab.images import PICTURE_CHANNELS, image_grid, save_png, scatter_plot, to_uint8
+from gan_lab.images import PICTURE_CHANNELS, image_grid, save_png, scatter_plot, to_uint8, whole_groups
 from gan_lab.names import nearest
 from gan_lab.record import find_run
 from gan_lab.sampling import LatentSpace, generate, interpolate, latents_of
 from gan_lab.streams import Streams
 from gan_lab.trained import SavedWeights, Trained, device_of, trained_generator
+
+log = logging.getLogger(__name__)
 
 MOST_IN_A_GRID = 10_000
 
@@ -31,9 +34,11 @@ MOST_IN_A_GRID = 10_000
 class Sampling:
     """What to draw. out: FILE.npz (array `images`), FILE.png (a grid), or a folder for one PNG each.
 
-    label: of a generator that takes labels, one name or number, or several that take turns; `all`: every one. Of one
-    that takes categories (infogan, cluster_gan), their numbers. codes: of infogan, the continuous ones.
-    directions: this many latent directions in closed form, a row each, in `steps` steps from -strength to strength.
+    label: of a generator that takes labels, one name or, where no class has that name, number from 0, or several that
+    take turns; `all`: every one. Of one that takes categories (infogan, cluster_gan), their numbers. codes: of infogan,
+    the continuous ones.
+    directions: this many latent directions in closed form, a row each, in `steps` steps from -strength to strength; one
+    step is the sample itself.
     """
 
     run: str
@@ -93,7 +98,7 @@ def _latents(
         raise ConfigError(f"label={request.label}: directions and interpolate keep one label; give one")
     if request.directions is None and request.interpolate is None:
         drawn = latents_of(Streams(request.seed, device), "noise/sample", request.num, trained.space)
-        return drawn, request.num, num_choices if num_choices > 1 else math.ceil(math.sqrt(request.num))
+        return drawn, request.num, whole_groups(num_choices, math.ceil(math.sqrt(request.num)))
     if request.directions is None:
         latents = _between_seeds(request, trained.space, device)
     else:
@@ -108,6 +113,8 @@ def _choices(request: Sampling, trained: Trained) -> list[int]:
     num_continuous = conditioning.num_codes - num
     if request.codes is not None and len(request.codes) != num_continuous:
         raise ConfigError(f"codes={request.codes}: this generator takes {num_continuous} continuous codes")
+    if any(abs(code) > 1 for code in request.codes or ()):
+        log.warning(f"warning: codes={request.codes}: training saw -1 to 1, use those for samples as it made them")
     if request.label is None:
         return []
     if num == 0:
@@ -120,8 +127,8 @@ def _choices(request: Sampling, trained: Trained) -> list[int]:
         return list(range(num))
     found = []
     for one in wanted:
-        if isinstance(one, str) and one in names:
-            found.append(names.index(one))
+        if str(one) in names:  # names that are numbers, such as folders called 1, 2, 3, come before positions
+            found.append(names.index(str(one)))
         elif isinstance(one, int) and 0 <= one < num:
             found.append(one)
         else:
@@ -148,12 +155,18 @@ def _along_directions(request: Sampling, trained: Trained, device: torch.device)
     """One latent moved along each of the directions that change G's first layer most: a row of steps for each."""
     assert request.directions is not None
     space = trained.space
+    if request.directions > space.dim:
+        raise ConfigError(
+            f"directions={request.directions}: latents of {space.dim} values have no more than {space.dim} directions; "
+            f"use directions={space.dim} or fewer"
+        )
     try:
         directions = closed_form_directions(trained.generator, space.dim, request.directions).to(device)
     except ValueError as error:
         raise ConfigError(f"directions={request.directions}: {error}") from error
     latent = next(latents_of(Streams(request.seed, device), "noise/sample", 1, space))
-    lengths = torch.linspace(-request.strength, request.strength, request.steps, device=device)
+    strength = request.strength if request.steps > 1 else 0.0
+    lengths = torch.linspace(-strength, strength, request.steps, device=device)
     moves = (directions[:, None, :] * lengths[None, :, None]).flatten(0, 1) * space.conditioning.noise_scale
     latents = latent.repeat(len(moves), 1)
     latents[:, : space.dim] += moves

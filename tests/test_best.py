@@ -31,10 +31,11 @@ from gan_lab.run import train
 from gan_lab.streams import Streams
 
 FAST: tuple[Metric, ...] = ("frechet", "manifold", "sliced_wasserstein", "modes", "diversity")
-NUM = 32
-"""Samples that SMALL's runs score."""
+NUM = 64
+"""Samples that runs score."""
 
-RUN = ["train", *SMALL, "evaluation.every_kimg=0.016", "optimizer.lr=0.02", "hydra.run.dir=run"]
+RUN = ["train", *SMALL, f"evaluation.num_samples={NUM}", "evaluation.every_kimg=0.016", "optimizer.lr=0.02"]
+RUN += ["hydra.run.dir=run"]
 """An evaluation after each of the four cycles."""
 
 RUIN = ["resume", "run=run", "budget.kimg=0.128", "optimizer.generator.lr=1"]
@@ -255,17 +256,17 @@ def test_another_number_of_samples_on_resume(ruined: Path, tmp_path: Path) -> No
     """Fewer samples make a larger distance, which is kept all the same: the two must not be ranked."""
     copied(ruined, tmp_path / "run")
     before: Any = record_of(tmp_path / "run")
-    done("resume", "run=run", "budget.kimg=0.16", "evaluation.num_samples=16", cwd=tmp_path)
+    done("resume", "run=run", "budget.kimg=0.16", "evaluation.num_samples=32", cwd=tmp_path)
     after: Any = record_of(tmp_path / "run")
     assert after["best"]["value"] > before["best"]["value"]
     assert after["best"]["images_seen"] > 128
-    assert best_of(tmp_path / "run")["score"]["card"]["num_fake"] == 16
+    assert best_of(tmp_path / "run")["score"]["card"]["num_fake"] == 32
     rows = evaluations_of(tmp_path / "run")
     old, new = before["best"]["card_id"], after["best"]["card_id"]
     assert old != new
     assert [row["card"] for row in rows] == [old] * 8 + [new] * 2
     assert list(after["cards"]) == [old, new]
-    for name, num in ((old, NUM), (new, 16)):
+    for name, num in ((old, NUM), (new, 32)):
         card = after["cards"][name]
         assert (card["num_fake"], card["num_real"], card_id(card)) == (num, num, name)
         assert (card["weights"], card["noise_seed"], card["split"]) == ("ema", 0, "train")

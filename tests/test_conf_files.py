@@ -101,7 +101,7 @@ def made_small(cfg: DictConfig) -> int:
     cfg.num_training_images = None
     cfg.callbacks.samples.num = 4
     if cfg.evaluation is not None:
-        cfg.evaluation.num_samples = 16
+        cfg.evaluation.num_samples = 32
     images = 2 * cfg.loss.num_discriminator_steps * cfg.batch_size
     cfg.budget.kimg = images / 1000
     return images

@@ -66,6 +66,8 @@ def refused(*overrides: str, multirun: bool = False) -> list[str]:
         ("lr", "optimizer.lr"),
         ("batchsize", "batch_size"),
         ("modle", "model"),
+        ("model.norm", "model.generator.norm"),
+        ("kimg", "budget.kimg"),
         ("budget.kimgs", "budget.kimg"),
         ("ema.halflife_kimg", "ema.half_life_kimg"),
         ("accelerator.divice", "accelerator.device"),
@@ -81,6 +83,12 @@ def refused(*overrides: str, multirun: bool = False) -> list[str]:
 )
 def test_unknown_key_and_the_nearest_one(defaults: DictConfig, key: str, nearest: str) -> None:
     assert problems_with(defaults, f"{key}=1") == [f"{key}: unknown key; did you mean {nearest}?"]
+
+
+@pytest.mark.parametrize("overrides", ["+foo.bar=3", "foo.bar=3", "+loss.foo.bar=3"])
+def test_a_wrong_key_is_not_the_nearest_to_itself(overrides: str) -> None:
+    for problem in refused(*overrides.split()):
+        assert not re.search("did you mean .*foo", problem)
 
 
 @pytest.mark.parametrize("plus", ["", "+", "++"])
@@ -174,6 +182,10 @@ def test_infinity_is_no_number_to_train_with(defaults: DictConfig, override: str
         ("budget=5", "budget=5: expected the keys budget.kimg, budget.minutes"),
         ("budget=null", "budget=null: expected the keys budget.kimg, budget.minutes"),
         ("model.discriminator=3", "model.discriminator=3: expected a component, that is keys with _target_"),
+        (
+            "loss.penalty.weight=5",
+            "loss.penalty={'weight': 5}: this loss has no penalty of its own; use loss=wgan_gp, or penalty=r1",
+        ),
         ("callbacks.mine.x=1", "callbacks.mine has no _target_ (the dotted path of what to build)"),
         ("~seed", "seed is missing"),
         ("~loss.adversarial", "loss.adversarial is missing"),
@@ -196,6 +208,19 @@ def test_missing_or_misplaced(override: str, problem: str | None) -> None:
         assert problems_of(composed(override)) == []
     else:
         assert refused(override) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("budget.kimg=0.0004", ": that is no image, and at least one batch is needed; use 0.064 or more"),
+        ("budget.kimg=0.001", None),
+        ("evaluation.num_samples=31", ": too few to score; use 32 or more, or evaluation=none"),
+        ("evaluation.num_samples=32", None),
+    ],
+)
+def test_nothing_to_train_or_to_score_with(defaults: DictConfig, override: str, problem: str | None) -> None:
+    assert problems_with(defaults, override) == ([] if problem is None else [override + problem])
 
 
 def test_a_missing_name_is_not_called_a_missing_package() -> None:

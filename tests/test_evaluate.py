@@ -373,6 +373,8 @@ def refused(result: Result, code: int, start: str) -> None:
         ("run=images evaluation=quick", 2, "evaluation=quick: no such option; "),
         ("run=images evaluation=none", 2, "evaluation=none: there is nothing to measure; use evaluation=full or "),
         ("images=fakes.npz dataset=digits evaluation=none", 2, "evaluation=none: there is nothing to measure; "),
+        ("images=fakes.npz dataset=digits seed=0", 2, "seed=0 says what a run draws, and images are there already; l"),
+        ("images=fakes.npz dataset=digits weights=raw", 2, "weights=raw says what a run draws, and images are there "),
         ("images=fakes.npz dataset=digit", 2, "dataset=digit: no such option; did you mean digits?"),
         ("images=fakes.npz dataset=digits dataset.splits=test", 2, "dataset.splits: unknown key; did you mean "),
         ("images=fakes.npz dataset=digits nmu=3", 2, "nmu: unknown key; did you mean num?"),

@@ -16,15 +16,25 @@ from gan_lab.models.mlp import Generator
 from gan_lab.streams import Streams
 
 LATENT_DIM = 4
+SHADES = {"1": 0, "2": 100, "3": 250}
+"""The folders of the run `folders`, and what is in them."""
 
 
 @pytest.fixture(scope="module")
 def cwd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Holds the runs `labels` (conditioning=acgan) and `codes` (conditioning=infogan), on digits."""
+    """Holds the runs `labels` (conditioning=acgan) and `codes` (conditioning=infogan), on digits, and `folders`."""
     cwd = tmp_path_factory.mktemp("runs")
     for name, conditioning in (("labels", "acgan"), ("codes", "infogan")):
         more = ["evaluation=full", "evaluation.num_samples=300"] if name == "labels" else []
         done("train", *SMALL, f"conditioning={conditioning}", *more, f"hydra.run.dir={name}", cwd=cwd)
+    for name, shade in SHADES.items():
+        (cwd / "pictures" / name).mkdir(parents=True)
+        for index in range(30):
+            Image.new("L", (8, 8), shade).save(cwd / "pictures" / name / f"{index}.png")
+    folders = ["dataset=image_folder", f"dataset.root={cwd / 'pictures'}", "dataset.image_size=8", "evaluation=none"]
+    settings = [one for one in SMALL if not one.startswith(("evaluation.", "callbacks."))]
+    more = ["callbacks.samples.num=18", "conditioning=concat", "hydra.run.dir=folders"]
+    done("train", *settings, *folders, *more, cwd=cwd)
     return cwd
 
 
@@ -57,10 +67,38 @@ def test_samples_have_the_label_that_was_asked_for(cwd: Path, tmp_path: Path, la
     assert np.abs(images - expected).max() <= 0.51
 
 
+@pytest.mark.parametrize(
+    ("label", "labels"), [("1", [0] * 4), ("3", [2] * 4), ("'2'", [1] * 4), ("0", [0] * 4), ("[0,2,3]", [0, 1, 2, 0])]
+)
+def test_a_label_is_a_name_before_it_is_a_number(cwd: Path, tmp_path: Path, label: str, labels: list[int]) -> None:
+    """Of the folders 1, 2 and 3; none is called 0, so that this is the first."""
+    images = drawn(cwd, tmp_path, "folders", "num=4", f"label={label}")
+    expected = generated(cwd, "folders", torch.eye(3)[labels], noise_of(4))
+    assert np.abs(images - expected).max() <= 0.51
+
+
 def test_every_label_in_a_grid(cwd: Path, tmp_path: Path) -> None:
     done("sample", "run=labels", f"out={tmp_path / 'grid.png'}", "num=20", "label=all", cwd=cwd)
     with Image.open(tmp_path / "grid.png") as picture:
         assert picture.size == (2 + 10 * 58, 2 + 2 * 58)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "columns", "rows"),
+    [
+        ("label=all num=36", 6, 6),
+        ("label=[1,2] num=16", 4, 4),
+        ("label=all num=4", 3, 2),
+        ("label=all num=64 columns=4", 4, 16),
+    ],
+)
+def test_few_labels_make_a_grid_that_is_about_a_square(
+    cwd: Path, tmp_path: Path, arguments: str, columns: int, rows: int
+) -> None:
+    """Of three labels; columns that are asked for are kept to."""
+    done("sample", "run=folders", f"out={tmp_path / 'grid.png'}", *arguments.split(), cwd=cwd)
+    with Image.open(tmp_path / "grid.png") as picture:
+        assert picture.size == (2 + columns * 58, 2 + rows * 58)
 
 
 def test_codes_of_infogan(cwd: Path, tmp_path: Path) -> None:
@@ -99,6 +137,20 @@ def test_directions_move_one_sample_along_the_first_layers_singular_vectors(cwd:
     assert np.abs(images[2].astype(int) - images[7]).max() <= 1  # the middle of every row is the sample itself
 
 
+def test_one_step_along_a_direction_is_the_sample_itself(cwd: Path, tmp_path: Path) -> None:
+    images = drawn(cwd, tmp_path, "labels", "directions=2", "steps=1", "label=1")
+    expected = generated(cwd, "labels", torch.eye(10)[[1] * 2], noise_of(1).repeat(2, 1))
+    assert np.abs(images - expected).max() <= 0.51
+
+
+@pytest.mark.parametrize(("codes", "warned"), [("[1,-1]", False), ("[0,1.5]", True), ("[-9,9]", True)])
+def test_codes_that_training_never_saw(
+    cwd: Path, tmp_path: Path, codes: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn(cwd, tmp_path, "codes", "num=2", f"codes={codes}")
+    assert ("training saw -1 to 1" in caplog.text) is warned
+
+
 @pytest.mark.parametrize(
     ("run", "arguments", "problem"),
     [
@@ -106,7 +158,11 @@ def test_directions_move_one_sample_along_the_first_layers_singular_vectors(cwd:
         ("labels", "label=shoe", "label=shoe: expected 0 to 9, all, or a name"),
         ("labels", "codes=[1]", "this generator takes 0 continuous codes"),
         ("codes", "codes=[1]", "this generator takes 2 continuous codes"),
-        ("labels", "directions=9", "9"),
+        (
+            "labels",
+            "directions=5",
+            "directions=5: latents of 4 values have no more than 4 directions; use ",
+        ),
     ],
 )
 def test_wrong_arguments(cwd: Path, tmp_path: Path, run: str, arguments: str, problem: str) -> None:
@@ -122,6 +178,20 @@ def test_pictures_have_a_column_for_each_label_and_one_for_each_continuous_code(
     assert first == ["000000000-code_1.png", "000000000-code_2.png", "000000000.png"]
     with Image.open(cwd / "labels" / "samples" / "000000000.png") as picture:
         assert picture.width == 2 + 10 * 58
+
+
+def test_several_noises_share_a_row_where_labels_are_few(cwd: Path) -> None:
+    """18 samples of three labels in 8 columns: twice three, three times."""
+    with Image.open(cwd / "folders" / "samples" / "000000000.png") as picture:
+        assert picture.size == (2 + 6 * 58, 2 + 3 * 58)
+        tiles = np.array(picture)[2:, 2:].reshape(3, 58, 6, 58).transpose(0, 2, 1, 3)
+    assert len(np.unique(tiles.reshape(18, -1), axis=0)) == 18  # six noises, each with three labels
+
+
+def test_the_picture_of_the_data_shows_every_class(cwd: Path) -> None:
+    """Folders are read class after class, and the first 18 of these pictures are all of one."""
+    with Image.open(cwd / "folders" / "samples" / "real.png") as picture:
+        assert set(np.unique(np.array(picture))) == {*SHADES.values(), 40}  # 40: the lines between
 
 
 def test_metrics_of_labels_and_codes(cwd: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from gan_lab.callbacks.base import Callback, is_tensorboard
 from gan_lab.constraints import PositiveFloat, PositiveInt
 from gan_lab.data import Data
-from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8
+from gan_lab.images import image_grid, save_png, scatter_plot, to_uint8, whole_groups
 from gan_lab.sampling import latents_of, samples_of
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def draw(gan: GAN, latents: Tensor, weights: Weights = "ema") -> Tensor:
 
 
 def latents_of_grid(noise: Tensor, codes: Tensor) -> Tensor:
-    """Each noise (rows, latent_dim) with each of the codes (columns, num_codes), row after row."""
-    rows, columns = len(noise), len(codes)
-    return torch.cat([noise.repeat_interleave(columns, dim=0), codes.to(noise.device).repeat(rows, 1)], dim=1)
+    """Each noise (N, latent_dim) with each of the codes (M, num_codes), noise after noise: (N M, ...)."""
+    together = codes.to(noise.device).repeat(len(noise), 1)
+    return torch.cat([noise.repeat_interleave(len(codes), dim=0), together], dim=1)
 
 
 def picture_of(samples: Tensor, data: Data, columns: int) -> Tensor:
@@ -75,8 +75,8 @@ class SampleGrid(Callback):
     """Every `every_kimg`, at the start and at the end: samples/<images seen>.png and TensorBoard's image tab.
 
     `num` fixed latents, `columns` in a row (points: 2,500, plotted); `samples/real.png` shows the data likewise. Where
-    G gets labels or codes, each column is one of them and each row one noise; continuous codes have pictures of their
-    own, on which one of them goes from -1 to 1.
+    G gets labels or codes, each column is one of them and each row one noise, or several beside each other where they
+    fit into `columns`; continuous codes have pictures of their own, on which one of them goes from -1 to 1.
     """
 
     def __init__(
@@ -95,8 +95,10 @@ class SampleGrid(Callback):
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         if gan.images_seen == 0 and trainer.is_global_zero:
             data = trainer.datamodule.data  # type: ignore[attr-defined]
-            real = data.samples[: NUM_POINTS if data.samples.ndim == 2 else self.num]
-            save_png(picture_of(real, data, self.columns), Path(trainer.default_root_dir, "samples", "real.png"))
+            num = NUM_POINTS if data.samples.ndim == 2 else self.num
+            chosen = torch.randperm(len(data.samples), generator=torch.Generator().manual_seed(0))[:num]
+            picture = picture_of(data.samples[chosen], data, self.columns)
+            save_png(picture, Path(trainer.default_root_dir, "samples", "real.png"))
             self._write(trainer, gan)
 
     def on_cycle_end(self, trainer: Trainer, gan: GAN) -> None:
@@ -111,8 +113,10 @@ class SampleGrid(Callback):
             self._show("samples", draw_latents(gan, num, "noise/samples"), self.columns, trainer, gan)
         for name, codes in grids.items():
             few = codes[:MOST_COLUMNS]
-            noise = draw_latents(gan, max(1, self.num // len(few)), "noise/samples")[:, : gan.latent_space.dim]
-            self._show(name, latents_of_grid(noise, few), len(few), trainer, gan)
+            columns = whole_groups(len(few), min(self.columns, self.num))
+            num_noises = max(1, self.num // columns) * columns // len(few)
+            noise = draw_latents(gan, num_noises, "noise/samples")[:, : gan.latent_space.dim]
+            self._show(name, latents_of_grid(noise, few), columns, trainer, gan)
 
     def _show(self, name: str, latents: Tensor, columns: int, trainer: Trainer, gan: GAN) -> None:
         data = trainer.datamodule.data  # type: ignore[attr-defined]
