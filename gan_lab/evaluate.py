@@ -1,6 +1,7 @@
 """`gan-lab evaluate`: scores a trained run, or images made by any other program, against a data set."""
 
 import logging
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -203,7 +204,8 @@ def table(result: dict[str, Any]) -> str:
     for name, value in result["scores"].items():
         floor = result["floor"].get(name)
         shown = "" if floor is None else f"{floor:>12.5g}"
-        ratio = "" if not floor or floor < 0 else f"{value / floor:>8.2f}x"
+        has_ratio = floor is not None and math.isfinite(value) and 0 < floor < math.inf
+        ratio = f"{value / floor:>8.2f}x" if has_ratio else ""
         lines.append(f"{name:<28}{value:>12.5g}{shown:>12}{ratio:>9}")
     lines.append("(floor: as many other real samples, what a perfect generator would get)")
     if result.get("class_fd"):

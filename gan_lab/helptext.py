@@ -14,7 +14,7 @@ gan-lab: train generative adversarial networks from the command line.
   gan-lab resume run=DIR|latest [...]     go on with a stopped run (sweep=DIR: a sweep), or prolong a finished one
   gan-lab sample run=DIR|latest out=PATH  draw from a trained generator
   gan-lab evaluate run=DIR|latest [...]   score a trained generator, or images=PATH of any other program
-  gan-lab report runs=DIR                 compare runs or a sweep in a page: what has won, and why
+  gan-lab report runs=DIR|latest          compare runs or a sweep in a page: what has won, and why
   gan-lab reproduce run=DIR|latest        train a run once more and say whether the numbers are the same
 
   gan-lab VERB --help                     options, keys and examples of a verb
