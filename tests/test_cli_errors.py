@@ -226,6 +226,27 @@ def test_checkpoint_of_another_model(run: Path) -> None:
     assert record_of(run)["images_seen"] == 80
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("dataset=gaussian_ring", "run/checkpoints/last.ckpt is the checkpoint of another model than the "),
+        ("dataset=mnist dataset.root=nowhere dataset.download=false", "MNIST is not there, and dataset.download is "),
+        ("dataset=image_folder dataset.root=nowhere", "There is no folder "),
+        ("num_training_images=10000000", "num_training_images=10000000: the data set has "),
+    ],
+)
+def test_data_that_cannot_be_gone_on_with(run: Path, changes: str, expected: str) -> None:
+    """Known only once the data are there, or are not: the run stays the finished one that it was."""
+    before = files_of(run)
+    code = 2 if changes.startswith("num") else 1
+    found = refused("resume", "run=run", "budget.kimg=1", *changes.split(), cwd=run.parent, code=code)
+    assert found.startswith(expected)
+    after = files_of(run)
+    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} <= {"run.log"}
+    done("resume", "run=run", "budget.kimg=0.08", cwd=run.parent)
+    assert (record_of(run)["status"], record_of(run)["images_seen"]) == ("finished", 80)
+
+
 @pytest.mark.parametrize("kept", [0, 1000, -1])
 @pytest.mark.parametrize("verb", ["resume", "sample"])
 def test_truncated_checkpoint(run: Path, kept: int, verb: str) -> None:
