@@ -22,6 +22,7 @@ import yaml
 from conftest import ROOT, command, rows_without_wall_time
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from PIL import Image
 
 from gan_lab.cli import VERBS, main
 from gan_lab.compose import conf_dir
@@ -320,6 +321,23 @@ def test_saved_configuration(run: Run) -> None:
     assert config["name"] == resolved["name"] == "digits-mlp-vanilla"
     overrides = yaml.safe_load((folder / "overrides.yaml").read_text())
     assert overrides[: len(SMALL)] == SMALL
+
+
+def test_a_relative_folder_of_pictures_is_found_from_elsewhere(tmp_path: Path) -> None:
+    """The configuration holds where it is; what comes from the environment (the cache) stays what it is."""
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "other").mkdir()
+    for number in range(64):
+        Image.new("L", (8, 8), number).save(tmp_path / "pics" / f"{number}.png")
+    pictures = ["dataset=image_folder", "dataset.root=pics", "dataset.image_size=8"]
+    done("train", *SMALL, *pictures, "hydra.run.dir=run", cwd=tmp_path)
+    saved = yaml.safe_load((tmp_path / "run" / ".hydra" / "config.yaml").read_text())
+    assert saved["dataset"]["root"] == str(tmp_path / "pics")
+    assert saved["dataset"]["cache_dir"] == "${oc.env:GAN_LAB_CACHE,outputs/cache}"
+    done("resume", "run=../run", "budget.kimg=0.08", cwd=tmp_path / "other")
+    metrics = "evaluation.metrics=[sliced_wasserstein]"
+    done("evaluate", "run=../run", "evaluation=fast", metrics, "num=32", cwd=tmp_path / "other")
+    assert record_of(tmp_path / "run")["resumed"][0]["changed"] == {"budget.kimg": [0.064, 0.08]}
 
 
 def test_two_runs_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
