@@ -165,6 +165,24 @@ def _values(override: Any) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
+def _options_of(override: Any) -> list[str]:
+    """The options that an override of a group chooses, each one of a list (penalty=[r1,lecam]) by itself."""
+    names: list[str] = []
+    for text in _values(override):
+        value = parsed(f"value={text}").value()
+        names += map(str, value) if isinstance(value, list) else [value if isinstance(value, str) else text]
+    return names
+
+
+def _unknown_options(override: Any, known: Sequence[str]) -> list[str]:
+    """A sentence for each option of a group that there is not."""
+    return [
+        f"{override.key_or_group}={name}: no such option; {nearest(name, known)}"
+        for name in _options_of(override)
+        if name not in known
+    ]
+
+
 def checked_overrides(
     texts: list[str], config_dir: str | None = None, combinations: Combinations | None = None
 ) -> list[str]:
@@ -189,12 +207,8 @@ def checked_overrides(
         elif override.is_delete():
             values.append((text, override))
         elif composer.is_group(override.key_or_group):
-            options = composer.options(override.key_or_group)
-            chosen = override.value() if isinstance(override.value(), list) else _values(override)
-            unknown = [name for name in map(str, chosen) if name not in options]
-            problems += [
-                f"{override.key_or_group}={name}: no such option; {nearest(name, options)}" for name in unknown
-            ]
+            unknown = _unknown_options(override, composer.options(override.key_or_group))
+            problems += unknown
             if not unknown:
                 groups.append((text, override))
         else:
@@ -234,23 +248,25 @@ def _written(cfg: DictConfig, key: str) -> Any:
 
 
 def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
-    """The saved configuration of a run with overrides applied; a changed group is composed anew from conf/."""
+    """The saved configuration of a run with overrides applied; a changed group is composed anew from conf/.
+
+    As in `train`, the order does not matter: groups come first, then the keys in them.
+    """
     path = run_dir / ".hydra" / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run={run_dir} is not the directory of a run: it has no {path.relative_to(run_dir)}")
     cfg = typing.cast("DictConfig", OmegaConf.load(path))
     composer = Composer()
     overrides, problems = _all_parsed(texts)
-    for text, override in overrides:
+    for text, override in sorted(overrides, key=lambda one: not composer.options(one[1].key_or_group)):
         key = override.key_or_group
         if override.is_sweep_override():
             problems.append(f"{text} names several values: a run is resumed with one")
         elif options := composer.options(key):
-            value = override.value()
-            if str(value) in options:
+            unknown = _unknown_options(override, options)
+            problems += unknown
+            if not unknown:
                 cfg[key] = composer.compose([text])[key]
-            else:
-                problems.append(f"{key}={value}: no such option; {nearest(str(value), options)}")
         elif override.is_delete():
             problems.append(f"{text}: a key cannot be removed on resume; set it to null")
         else:

@@ -12,8 +12,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from gan_lab.compose import Composer, checked_overrides, parsed
-from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of
+from gan_lab.compose import Composer, changed_config, checked_overrides, parsed
+from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of, save
 from gan_lab.data import Data
 from gan_lab.data.digits import digits
 from gan_lab.sweep import plan
@@ -577,6 +577,35 @@ def test_a_lightning_callback_under_a_name_of_its_own() -> None:
 def test_a_further_logger_gets_the_runs_directory() -> None:
     config = check(composed("logger.extra.csv._target_=pytorch_lightning.loggers.CSVLogger"))
     assert list(config.logger.extra) == ["csv"]
+
+
+# ---------------------------------------------------------------------- changes of a run that there is
+
+
+@pytest.fixture
+def run(tmp_path: Path, defaults: DictConfig) -> Path:
+    """The directory of a run, as far as its configuration goes."""
+    save(defaults, "a name", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def changed(run: Path, *overrides: str) -> DictConfig:
+    return changed_config(run, list(overrides))
+
+
+def test_a_key_before_its_group_is_kept(run: Path) -> None:
+    assert changed(run, "loss.penalty.weight=0.5", "loss=wgan_gp").loss.penalty.weight == 0.5
+    assert changed(run, "loss=wgan_gp", "loss.penalty.weight=0.5").loss.penalty.weight == 0.5
+    cfg = changed(run, "evaluation.metrics=[sliced_wasserstein]", "evaluation=fast")
+    assert cfg.evaluation.metrics == ["sliced_wasserstein"]
+
+
+def test_several_options_of_a_group(run: Path) -> None:
+    assert sorted(changed(run, "penalty=[r1,lecam]").penalty) == ["lecam", "r1"]
+    assert checked_overrides(["penalty=none,[r1,lecam]"], None, representative_choices) == ["penalty=none,[r1,lecam]"]
+    with pytest.raises(ConfigError, match=r"^penalty=lecan: no such option; did you mean lecam\?$"):
+        changed(run, "penalty=[r1,lecan]")
+    assert refused("penalty=none,[r1,lecan]", multirun=True) == ["penalty=lecan: no such option; did you mean lecam?"]
 
 
 # ---------------------------------------------------------------------- experiments
