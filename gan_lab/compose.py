@@ -202,6 +202,8 @@ def checked_overrides(
     for text, override in overrides:
         if override.is_sweep_override() and combinations is None:
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
+        elif override.key_or_group == "sweep" and combinations is None:
+            problems.append(f"{text} is a search over many runs: add -m to run it (gan-lab train -m {text})")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             groups.append((text, override))
         elif override.is_delete():

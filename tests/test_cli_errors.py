@@ -71,6 +71,7 @@ def checkpoint(run: Path) -> Path:
         ("train model=mpl", "model=mpl: no such option; did you mean mlp?"),
         ("train --bogus", "--bogus: unknown flag; gan-lab train --help lists them"),
         ("train seed=1,2", "seed=1,2 names several values: add -m to run each, or quote it as one"),
+        ("train sweep=wgan_gp", "sweep=wgan_gp is a search over many runs: add -m to run it (gan-lab "),
         ("train -m seed=1,-2", "seed=-2: expected an integer at least 0 (with seed=-2)"),
         ("train dataset=image_folder", "dataset.root must be given: dataset.root=..."),
         ("train --config-dir nowhere", "--config-dir nowhere: there is no such directory"),
