@@ -115,7 +115,7 @@ def _train(arguments: list[str]) -> None:
                 f"{override} already holds a run; continue it with `gan-lab resume run={place}`, "
                 "or choose another directory"
             )
-    if only_shows:
+    if options.multirun and only_shows:
         checked = overrides
     elif options.multirun:
         from gan_lab.sweep.plan import representative_choices
@@ -127,7 +127,7 @@ def _train(arguments: list[str]) -> None:
             print(f"going on with {sweep_dir} (another sweep: hydra.sweep.dir=DIR)", file=sys.stderr)
             checked.append(f"hydra.sweep.dir={sweep_dir}")
     else:
-        checked = checked_overrides(overrides, options.config_dir)
+        checked = checked_overrides(overrides, options.config_dir, only_shows=bool(only_shows))
     flags = _without(arguments, options.overrides)
     sys.argv = [sys.argv[0], *flags, *checked]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to _reporting as they are

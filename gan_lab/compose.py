@@ -184,12 +184,16 @@ def _unknown_options(override: Any, known: Sequence[str]) -> list[str]:
 
 
 def checked_overrides(
-    texts: list[str], config_dir: str | None = None, combinations: Combinations | None = None
+    texts: list[str],
+    config_dir: str | None = None,
+    combinations: Combinations | None = None,
+    only_shows: bool = False,
 ) -> list[str]:
     """The overrides in a form that Hydra accepts, once every one is known to be right; ConfigError with all problems.
 
-    combinations: of a sweep, None for a single run. A key that is legal but not written in conf/ (an argument with a
-    default) is marked `++`, which Hydra asks for.
+    combinations: of a sweep, None for a single run. only_shows: the configuration is not run, so what must be given may
+    be missing. A key that is legal but not written in conf/ (an argument with a default) is marked `++`, which Hydra
+    asks for.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -202,7 +206,7 @@ def checked_overrides(
     for text, override in overrides:
         if override.is_sweep_override() and combinations is None:
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
-        elif override.key_or_group == "sweep" and combinations is None:
+        elif override.key_or_group == "sweep" and combinations is None and not only_shows:
             problems.append(f"{text} is a search over many runs: add -m to run it (gan-lab train -m {text})")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             groups.append((text, override))
@@ -224,6 +228,9 @@ def checked_overrides(
         chosen = [*fixed, *map(composer.forced, combination)]
         cfg = composer.compose(chosen)
         found = problems_of(cfg)
+        if only_shows:
+            missing = OmegaConf.missing_keys(cfg)
+            found = [text for text in found if text.split()[0] not in missing]
         if not any(
             composer.is_group(parsed(text).key_or_group) for text in combination
         ):  # else, true of some runs only

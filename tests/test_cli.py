@@ -178,6 +178,17 @@ def test_cfg_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cfg_takes_the_keys_that_train_takes(tmp_path: Path) -> None:
+    """Also legal ones that conf/ does not have, and with what must still be given; a mistyped one is named."""
+    shown = done("train", "--cfg", "job", "callbacks.health.patience_kimg=3", "dataset=image_folder", cwd=tmp_path).out
+    config = yaml.safe_load(shown)
+    assert config["callbacks"]["health"]["patience_kimg"] == 3
+    assert config["dataset"]["root"] == "???"
+    result = called("train", "--cfg", "job", "callbacks.health.patence_kimg=3", cwd=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert "callbacks.health.patence_kimg: unknown key; did you mean callbacks.health.patience_kimg?" in result.err
+
+
 def test_cfg_all_resolved_makes_no_directory(tmp_path: Path) -> None:
     """The run's directory is made by resolving its name, but showing it starts no run."""
     printed = done("train", "--cfg", "all", "--resolve", cwd=tmp_path).out
