@@ -47,7 +47,10 @@ def _dispatch(arguments: list[str]) -> None:
             "report": _report_runs,
             "reproduce": _reproduce,
         }
-        actions[verb](arguments[1:])
+        given = arguments[1:]
+        if verb not in ("train", "resume"):  # whose configuration has the key
+            given = [text for text in given if text not in ("debug=true", "debug=false")]
+        actions[verb](given)
 
 
 def _reporting(action: Callable[[], None], debug: bool) -> int:

@@ -121,6 +121,15 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert result.err.endswith("error: lr: unknown key; did you mean optimizer.lr?\n")
 
 
+@pytest.mark.parametrize("verb", ["resume run=nowhere", "sample run=nowhere out=a.png", "evaluate run=nowhere"])
+def test_every_verb_takes_debug(verb: str, tmp_path: Path) -> None:
+    result = called(*verb.split(), "debug=true", cwd=tmp_path)
+    assert result.code == 2
+    assert result.err.startswith("Traceback (most recent call last):\n")
+    (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: run=nowhere: there is no such directory ")
+
+
 def test_refusal_is_quick_and_silent(tmp_path: Path) -> None:
     """In a process of its own: nothing is printed but the message, and what takes seconds to import waits for training.
 
