@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -57,7 +58,11 @@ def _reporting(action: Callable[[], None], debug: bool) -> int:
     """Does `action`; says in one message what went wrong, if anything did, and returns the exit code."""
     try:
         action()
+        sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         return 128 + getattr(stop, "signal_number", 2)
     except Exception as error:
@@ -138,6 +143,8 @@ def _train(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()
     except _Failed as failed:
         raise failed.error from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         reason = error.strerror or error
         key = "hydra.sweep.dir" if options.multirun else "hydra.run.dir"

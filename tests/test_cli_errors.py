@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import command
 from test_cli import SMALL, Result, called, done, record_of
 
 from gan_lab.files import read_checkpoint
@@ -128,6 +129,17 @@ def test_every_verb_takes_debug(verb: str, tmp_path: Path) -> None:
     assert result.err.startswith("Traceback (most recent call last):\n")
     (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
     assert line.startswith("error: run=nowhere: there is no such directory ")
+
+
+@pytest.mark.parametrize("arguments", ["--version", "train --help", "train --cfg job"])
+def test_a_pipe_that_nobody_reads_ends_quietly(arguments: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        command(*arguments.split()), cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 def test_refusal_is_quick_and_silent(tmp_path: Path) -> None:
