@@ -274,8 +274,14 @@ def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
         elif options := composer.options(key):
             unknown = _unknown_options(override, options)
             problems += unknown
-            if not unknown:
-                cfg[key] = composer.compose([text])[key]
+            composed = {} if unknown else composer.compose([text])
+            if key in composed:
+                cfg[key] = composed[key]
+            elif not unknown:
+                problems.append(
+                    f"{text} sets keys of the whole configuration, and this run has its own; name the groups and keys "
+                    f"to change, or start a new run: gan-lab train {text}"
+                )
         elif override.is_delete():
             problems.append(f"{text}: a key cannot be removed on resume; set it to null")
         else:
@@ -293,7 +299,13 @@ def checked_arguments(texts: Sequence[str], schema: Any) -> Any:
     from gan_lab.config import check_against
 
     overrides, problems = _all_parsed(texts)
-    values = {override.key_or_group: override.value() for _, override in overrides}
+    values = {}
+    for text, override in overrides:
+        if override.is_sweep_override():
+            key, _, value = text.partition("=")
+            problems.append(f"{text} names several values: give one, or a list: {key}=[{value}]")
+        else:
+            values[override.key_or_group] = override.value()
     return check_against(schema, values, problems)
 
 

@@ -227,6 +227,8 @@ def test_directory_that_is_no_run(tmp_path: Path) -> None:
         ("loss=hing", "loss=hing: no such option; did you mean hinge?"),
         ("~seed", "~seed: a key cannot be removed on resume; set it to null"),
         ("hydra.run.dir=other", "hydra"),
+        ("experiment=toy_ring", "experiment=toy_ring sets keys of the whole configuration, and this run has its own; "),
+        ("sweep.x=1", "sweep"),
     ],
 )
 def test_wrong_change_on_resume(run: Path, override: str, expected: str) -> None:

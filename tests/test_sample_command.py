@@ -151,6 +151,7 @@ def test_folder_has_one_picture_each(cwd: Path, tmp_path: Path, exists: bool) ->
         ("out=a.npz weights=first", ["weights=first: expected one of ema, raw, best"]),
         ("out=a.npz seed=-1 batch_size=0", ["seed=-1: ", "batch_size=0: "]),
         ("out=a.npz device=tpu", ["device=tpu: expected one of cpu, gpu"]),
+        ("out=a.npz seed=1,2", ["seed=1,2 names several values: give one, or a list: seed=[1,2]"]),
         ("out=a.npz interpolate=[0]", ["interpolate needs at least two seeds and two steps: "]),
         ("out=a.npz interpolate=[0,1] steps=1", ["interpolate needs at least two seeds and two steps: "]),
         ("out=a.npz interpolate=3", ["interpolate=3: expected a list or null"]),
