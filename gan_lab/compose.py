@@ -143,14 +143,25 @@ def parsed(text: str) -> Any:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         hint = "expected key=value" if "=" not in text else str(error).splitlines()[0]
+        if "token recognition error" in hint:
+            key = text.partition("=")[0]
+            hint += f"""; a text with such characters needs quotes, and the shell's around them: '{key}="..."'"""
         raise ConfigError(f"{text}: {hint}") from error
 
 
+def _readable(text: str) -> str:
+    """The override with its value in quotes where that is a plain text with letters that Hydra's grammar does not know
+    (dataset.root=Fotös)."""
+    key, _, value = text.partition("=")
+    known = re.fullmatch(r"[\w/\-+.$%*@?|:=\s]*", value, re.ASCII)
+    return text if known or re.search(r"""[,'"\\()\[\]{}]""", value) else f"{key}='{value}'"
+
+
 def _all_parsed(texts: Sequence[str]) -> tuple[list[tuple[str, Any]], list[str]]:
-    """(text, override) of each that can be parsed, and the problems of the others."""
+    """(text, override) of each that can be parsed, with a text that Hydra reads, and the problems of the others."""
     overrides: list[tuple[str, Any]] = []
     problems: list[str] = []
-    for text in texts:
+    for text in map(_readable, texts):
         try:
             overrides.append((text, parsed(text)))
         except ConfigError as error:
@@ -294,12 +305,26 @@ def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
     return cfg
 
 
+PATHS = ("run", "runs", "sweep", "images", "out")
+"""The verbs' own keys that name files and folders."""
+
+
 def checked_arguments(texts: Sequence[str], schema: Any) -> Any:
-    """The key=value arguments of a verb as its checked dataclass."""
+    """The key=value arguments of a verb as its checked dataclass.
+
+    A path is what was typed (run=0 of a sweep, out=a,b), except for null, a list, or what is in quotes.
+    """
     from gan_lab.config import check_against
 
-    overrides, problems = _all_parsed(texts)
-    values = {}
+    values: dict[str, Any] = {}
+    others = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if key in PATHS and equals and not re.match(r"""['"\[]|null$""", value):
+            values[key] = value
+        else:
+            others.append(text)
+    overrides, problems = _all_parsed(others)
     for text, override in overrides:
         if override.is_sweep_override():
             key, _, value = text.partition("=")

@@ -579,6 +579,21 @@ def test_a_further_logger_gets_the_runs_directory() -> None:
     assert list(config.logger.extra) == ["csv"]
 
 
+@pytest.mark.parametrize("path", ["/tmp/Fotös", "a#b;c", "my pictures/März & April"])
+def test_a_path_with_letters_that_hydras_grammar_does_not_know(path: str) -> None:
+    (text,) = checked_overrides([f"hydra.run.dir={path}"])
+    assert parsed(text).value() == path
+    assert composed("dataset=mnist", f"dataset.root={path}").dataset.root == path
+
+
+def test_what_cannot_be_read_says_how_to_quote_it() -> None:
+    assert refused("dataset.root=Fotös, alle") == [
+        "dataset.root=Fotös, alle: token recognition error at: 'ö'; a text with such characters needs quotes, and the "
+        "shell's around them: 'dataset.root=\"...\"'"
+    ]
+    assert composed("dataset=mnist", "dataset.root='Fotös, alle'").dataset.root == "Fotös, alle"
+
+
 # ---------------------------------------------------------------------- changes of a run that there is
 
 

@@ -182,6 +182,13 @@ def test_wrong_arguments(cwd: Path, tmp_path: Path, arguments: str, problems: li
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize("name", ["0", "Fotös, März (2)", "a'b", "1e3", "true"])
+def test_paths_are_what_was_typed(cwd: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(cwd / "images")
+    done("sample", f"run={name}", f"out={name}.npz", "num=2", cwd=tmp_path)
+    assert (tmp_path / f"{name}.npz").is_file()
+
+
 def test_gpu_that_is_not_there(cwd: Path, tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
