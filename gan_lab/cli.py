@@ -219,6 +219,16 @@ def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], 
     return own, others
 
 
+def _without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The directory of --config-dir, None without one, and the other arguments."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="gan-lab", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", metavar="DIR")
+    options, others = parser.parse_known_args(arguments)
+    return options.config_dir, others
+
+
 def _resume(arguments: list[str]) -> None:
     own, overrides = _split(arguments, ("run", "sweep", "retry_failed"))
     if "sweep" in own:
@@ -231,7 +241,8 @@ def _resume(arguments: list[str]) -> None:
 
     register_resolvers()
     run_dir = find_run(own["run"])
-    cfg = changed_config(run_dir, overrides)
+    config_dir, overrides = _without_config_dir(overrides)
+    cfg = changed_config(run_dir, overrides, config_dir)
 
     from gan_lab.logs import configure_logging
     from gan_lab.run import resume
@@ -277,6 +288,7 @@ def _evaluate(arguments: list[str]) -> None:
     from gan_lab.record import find_run
 
     keys = [field.name for field in fields(Evaluation)]
+    config_dir, arguments = _without_config_dir(arguments)
     own, overrides = _split(arguments, keys)
     request = checked_arguments([f"{key}={value}" for key, value in own.items()], Evaluation)
     if (request.run is None) == (request.images is None):
@@ -289,14 +301,14 @@ def _evaluate(arguments: list[str]) -> None:
     if request.run is not None:
         register_resolvers()
         run_dir = find_run(request.run)
-        result = evaluate_run(request, check(changed_config(run_dir, overrides)), run_dir)
+        result = evaluate_run(request, check(changed_config(run_dir, overrides, config_dir)), run_dir)
         card = result["card"]
         name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"
         out: Path | None = run_dir / "evaluations" / name if request.out is None else Path(request.out)
     else:
         if not any(override.startswith("dataset=") for override in overrides):
             raise ConfigError("dataset must be given: gan-lab evaluate images=PATH dataset=fashion_mnist")
-        result = evaluate_images(request, check(data_config(overrides)))
+        result = evaluate_images(request, check(data_config(overrides, config_dir)))
         out = None if request.out is None else Path(request.out)
     print(table(result))
     if out is not None:

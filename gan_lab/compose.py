@@ -267,16 +267,32 @@ def _written(cfg: DictConfig, key: str) -> Any:
     return node
 
 
-def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
+def _config_dir_of(run_dir: Path) -> str | None:
+    """The --config-dir that a run was started with, as Hydra has written it down, or its sweep; None without one, or
+    where that is gone."""
+    from gan_lab.files import read_json
+
+    written, sweep = run_dir / ".hydra" / "hydra.yaml", run_dir.absolute().parent / "sweep.json"
+    found: str | None = None
+    if written.is_file():
+        sources = OmegaConf.select(OmegaConf.load(written), "hydra.runtime.config_sources", default=[])
+        found = next((source.path for source in sources if source.provider == "command-line"), None)
+    elif sweep.is_file():
+        found = read_json(sweep).get("config_dir")
+    return found if found is not None and Path(found).is_dir() else None
+
+
+def changed_config(run_dir: Path, texts: list[str], config_dir: str | None = None) -> DictConfig:
     """The saved configuration of a run with overrides applied; a changed group is composed anew from conf/.
 
     As in `train`, the order does not matter: groups come first, then the keys in them.
+    config_dir: of groups of the user's own; None: the one that the run was started with.
     """
     path = run_dir / ".hydra" / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run={run_dir} is not the directory of a run: it has no {path.relative_to(run_dir)}")
     cfg = typing.cast("DictConfig", OmegaConf.load(path))
-    composer = Composer()
+    composer = Composer(config_dir or _config_dir_of(run_dir))
     overrides, problems = _all_parsed(texts)
     for text, override in sorted(overrides, key=lambda one: not composer.options(one[1].key_or_group)):
         key = override.key_or_group
@@ -345,8 +361,8 @@ def check_reads_data_only(texts: Sequence[str], own: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def data_config(texts: list[str]) -> DictConfig:
+def data_config(texts: list[str], config_dir: str | None = None) -> DictConfig:
     """The default configuration with overrides of `dataset` and `evaluation`."""
     register_resolvers(make=False)
-    checked = checked_overrides(texts)
-    return Composer().compose(checked)
+    checked = checked_overrides(texts, config_dir)
+    return Composer(config_dir).compose(checked)

@@ -391,6 +391,17 @@ def test_users_config_dir_reaches_the_run(tmp_path: Path) -> None:
     assert (record["seed"], record["d_steps"]) == (3, 16)
 
 
+def test_resume_reaches_the_users_config_dir(tmp_path: Path) -> None:
+    """The one that the run was started with, without being told; another one by --config-dir."""
+    for folder in ("mine", "other"):
+        (tmp_path / folder / "loss").mkdir(parents=True)
+        (tmp_path / folder / "loss" / f"{folder}.yaml").write_text("defaults:\n  - hinge\nwarmup_kimg: 0.001\n")
+    done("train", *SMALL, "--config-dir", "mine", "hydra.run.dir=run", cwd=tmp_path)
+    done("resume", "run=run", "loss=mine", "budget.kimg=0.08", cwd=tmp_path)
+    done("resume", "--config-dir=other", "run=run", "loss=other", "budget.kimg=0.096", cwd=tmp_path)
+    assert yaml.safe_load((tmp_path / "run" / ".hydra" / "config.yaml").read_text())["loss"]["warmup_kimg"] == 0.001
+
+
 def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:
     first = done("train", "seed=3", "--cfg", "job", "batch_size=4", cwd=tmp_path).out
     assert first == done("train", "seed=3", "batch_size=4", "--cfg", "job", cwd=tmp_path).out

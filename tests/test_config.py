@@ -16,6 +16,7 @@ from gan_lab.compose import Composer, changed_config, checked_overrides, parsed
 from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of, save
 from gan_lab.data import Data
 from gan_lab.data.digits import digits
+from gan_lab.files import write_json
 from gan_lab.sweep import plan
 from gan_lab.sweep.plan import representative_choices
 
@@ -621,6 +622,24 @@ def test_several_options_of_a_group(run: Path) -> None:
     with pytest.raises(ConfigError, match=r"^penalty=lecan: no such option; did you mean lecam\?$"):
         changed(run, "penalty=[r1,lecan]")
     assert refused("penalty=none,[r1,lecan]", multirun=True) == ["penalty=lecan: no such option; did you mean lecam?"]
+
+
+@pytest.mark.parametrize("recorded", ["hydra", "sweep", None])
+def test_the_users_own_groups_reach_a_run_that_there_is(run: Path, tmp_path: Path, recorded: str | None) -> None:
+    """Those of the --config-dir that it was started with, or of the one that is given now."""
+    (tmp_path / "mine" / "loss").mkdir(parents=True)
+    (tmp_path / "mine" / "loss" / "own.yaml").write_text("defaults:\n  - hinge\nwarmup_kimg: 0.5\n")
+    place = str(tmp_path / "mine")
+    if recorded == "hydra":
+        sources = [{"path": place, "schema": "file", "provider": "command-line"}]
+        written = {"hydra": {"runtime": {"config_sources": sources}}}
+        OmegaConf.save(OmegaConf.create(written), run / ".hydra" / "hydra.yaml")
+    elif recorded == "sweep":
+        write_json(run.parent / "sweep.json", {"config_dir": place})
+    assert changed_config(run, ["loss=own"], place if recorded is None else None).loss.warmup_kimg == 0.5
+    if recorded is None:
+        with pytest.raises(ConfigError, match=r"^loss=own: no such option; "):
+            changed(run, "loss=own")
 
 
 # ---------------------------------------------------------------------- experiments
