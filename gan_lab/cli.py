@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -47,14 +48,21 @@ def _dispatch(arguments: list[str]) -> None:
             "report": _report_runs,
             "reproduce": _reproduce,
         }
-        actions[verb](arguments[1:])
+        given = arguments[1:]
+        if verb not in ("train", "resume"):  # whose configuration has the key
+            given = [text for text in given if text not in ("debug=true", "debug=false")]
+        actions[verb](given)
 
 
 def _reporting(action: Callable[[], None], debug: bool) -> int:
     """Does `action`; says in one message what went wrong, if anything did, and returns the exit code."""
     try:
         action()
+        sys.stdout.flush()
         return 0
+    except BrokenPipeError:  # nobody reads on, as behind `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python writes when it ends
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt as stop:
         return 128 + getattr(stop, "signal_number", 2)
     except Exception as error:
@@ -115,7 +123,7 @@ def _train(arguments: list[str]) -> None:
                 f"{override} already holds a run; continue it with `gan-lab resume run={place}`, "
                 "or choose another directory"
             )
-    if only_shows:
+    if options.multirun and only_shows:
         checked = overrides
     elif options.multirun:
         from gan_lab.sweep.plan import representative_choices
@@ -127,7 +135,7 @@ def _train(arguments: list[str]) -> None:
             print(f"going on with {sweep_dir} (another sweep: hydra.sweep.dir=DIR)", file=sys.stderr)
             checked.append(f"hydra.sweep.dir={sweep_dir}")
     else:
-        checked = checked_overrides(overrides, options.config_dir)
+        checked = checked_overrides(overrides, options.config_dir, only_shows=bool(only_shows))
     flags = _without(arguments, options.overrides)
     sys.argv = [sys.argv[0], *flags, *checked]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to _reporting as they are
@@ -135,6 +143,8 @@ def _train(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()
     except _Failed as failed:
         raise failed.error from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
         reason = error.strerror or error
         key = "hydra.sweep.dir" if options.multirun else "hydra.run.dir"
@@ -209,6 +219,16 @@ def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], 
     return own, others
 
 
+def _without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The directory of --config-dir, None without one, and the other arguments."""
+    import argparse
+
+    parser = argparse.ArgumentParser(prog="gan-lab", add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", metavar="DIR")
+    options, others = parser.parse_known_args(arguments)
+    return options.config_dir, others
+
+
 def _resume(arguments: list[str]) -> None:
     own, overrides = _split(arguments, ("run", "sweep", "retry_failed"))
     if "sweep" in own:
@@ -221,7 +241,8 @@ def _resume(arguments: list[str]) -> None:
 
     register_resolvers()
     run_dir = find_run(own["run"])
-    cfg = changed_config(run_dir, overrides)
+    config_dir, overrides = _without_config_dir(overrides)
+    cfg = changed_config(run_dir, overrides, config_dir)
 
     from gan_lab.logs import configure_logging
     from gan_lab.run import resume
@@ -267,6 +288,7 @@ def _evaluate(arguments: list[str]) -> None:
     from gan_lab.record import find_run
 
     keys = [field.name for field in fields(Evaluation)]
+    config_dir, arguments = _without_config_dir(arguments)
     own, overrides = _split(arguments, keys)
     request = checked_arguments([f"{key}={value}" for key, value in own.items()], Evaluation)
     if (request.run is None) == (request.images is None):
@@ -279,14 +301,14 @@ def _evaluate(arguments: list[str]) -> None:
     if request.run is not None:
         register_resolvers()
         run_dir = find_run(request.run)
-        result = evaluate_run(request, check(changed_config(run_dir, overrides)), run_dir)
+        result = evaluate_run(request, check(changed_config(run_dir, overrides, config_dir)), run_dir)
         card = result["card"]
         name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"
         out: Path | None = run_dir / "evaluations" / name if request.out is None else Path(request.out)
     else:
         if not any(override.startswith("dataset=") for override in overrides):
             raise ConfigError("dataset must be given: gan-lab evaluate images=PATH dataset=fashion_mnist")
-        result = evaluate_images(request, check(data_config(overrides)))
+        result = evaluate_images(request, check(data_config(overrides, config_dir)))
         out = None if request.out is None else Path(request.out)
     print(table(result))
     if out is not None:

@@ -143,14 +143,25 @@ def parsed(text: str) -> Any:
         return OverridesParser.create().parse_override(text)
     except HydraException as error:
         hint = "expected key=value" if "=" not in text else str(error).splitlines()[0]
+        if "token recognition error" in hint:
+            key = text.partition("=")[0]
+            hint += f"""; a text with such characters needs quotes, and the shell's around them: '{key}="..."'"""
         raise ConfigError(f"{text}: {hint}") from error
 
 
+def _readable(text: str) -> str:
+    """The override with its value in quotes where that is a plain text with letters that Hydra's grammar does not know
+    (dataset.root=Fotös)."""
+    key, _, value = text.partition("=")
+    known = re.fullmatch(r"[\w/\-+.$%*@?|:=\s]*", value, re.ASCII)
+    return text if known or re.search(r"""[,'"\\()\[\]{}]""", value) else f"{key}='{value}'"
+
+
 def _all_parsed(texts: Sequence[str]) -> tuple[list[tuple[str, Any]], list[str]]:
-    """(text, override) of each that can be parsed, and the problems of the others."""
+    """(text, override) of each that can be parsed, with a text that Hydra reads, and the problems of the others."""
     overrides: list[tuple[str, Any]] = []
     problems: list[str] = []
-    for text in texts:
+    for text in map(_readable, texts):
         try:
             overrides.append((text, parsed(text)))
         except ConfigError as error:
@@ -165,13 +176,35 @@ def _values(override: Any) -> list[str]:
     return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
 
 
+def _options_of(override: Any) -> list[str]:
+    """The options that an override of a group chooses, each one of a list (penalty=[r1,lecam]) by itself."""
+    names: list[str] = []
+    for text in _values(override):
+        value = parsed(f"value={text}").value()
+        names += map(str, value) if isinstance(value, list) else [value if isinstance(value, str) else text]
+    return names
+
+
+def _unknown_options(override: Any, known: Sequence[str]) -> list[str]:
+    """A sentence for each option of a group that there is not."""
+    return [
+        f"{override.key_or_group}={name}: no such option; {nearest(name, known)}"
+        for name in _options_of(override)
+        if name not in known
+    ]
+
+
 def checked_overrides(
-    texts: list[str], config_dir: str | None = None, combinations: Combinations | None = None
+    texts: list[str],
+    config_dir: str | None = None,
+    combinations: Combinations | None = None,
+    only_shows: bool = False,
 ) -> list[str]:
     """The overrides in a form that Hydra accepts, once every one is known to be right; ConfigError with all problems.
 
-    combinations: of a sweep, None for a single run. A key that is legal but not written in conf/ (an argument with a
-    default) is marked `++`, which Hydra asks for.
+    combinations: of a sweep, None for a single run. only_shows: the configuration is not run, so what must be given may
+    be missing. A key that is legal but not written in conf/ (an argument with a default) is marked `++`, which Hydra
+    asks for.
     """
     from hydra.core.global_hydra import GlobalHydra
 
@@ -184,17 +217,15 @@ def checked_overrides(
     for text, override in overrides:
         if override.is_sweep_override() and combinations is None:
             problems.append(f"{text} names several values: add -m to run each, or quote it as one")
+        elif override.key_or_group == "sweep" and combinations is None and not only_shows:
+            problems.append(f"{text} is a search over many runs: add -m to run it (gan-lab train -m {text})")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             groups.append((text, override))
         elif override.is_delete():
             values.append((text, override))
         elif composer.is_group(override.key_or_group):
-            options = composer.options(override.key_or_group)
-            chosen = override.value() if isinstance(override.value(), list) else _values(override)
-            unknown = [name for name in map(str, chosen) if name not in options]
-            problems += [
-                f"{override.key_or_group}={name}: no such option; {nearest(name, options)}" for name in unknown
-            ]
+            unknown = _unknown_options(override, composer.options(override.key_or_group))
+            problems += unknown
             if not unknown:
                 groups.append((text, override))
         else:
@@ -208,6 +239,9 @@ def checked_overrides(
         chosen = [*fixed, *map(composer.forced, combination)]
         cfg = composer.compose(chosen)
         found = problems_of(cfg)
+        if only_shows:
+            missing = OmegaConf.missing_keys(cfg)
+            found = [text for text in found if text.split()[0] not in missing]
         if not any(
             composer.is_group(parsed(text).key_or_group) for text in combination
         ):  # else, true of some runs only
@@ -233,24 +267,48 @@ def _written(cfg: DictConfig, key: str) -> Any:
     return node
 
 
-def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
-    """The saved configuration of a run with overrides applied; a changed group is composed anew from conf/."""
+def _config_dir_of(run_dir: Path) -> str | None:
+    """The --config-dir that a run was started with, as Hydra has written it down, or its sweep; None without one, or
+    where that is gone."""
+    from gan_lab.files import read_json
+
+    written, sweep = run_dir / ".hydra" / "hydra.yaml", run_dir.absolute().parent / "sweep.json"
+    found: str | None = None
+    if written.is_file():
+        sources = OmegaConf.select(OmegaConf.load(written), "hydra.runtime.config_sources", default=[])
+        found = next((source.path for source in sources if source.provider == "command-line"), None)
+    elif sweep.is_file():
+        found = read_json(sweep).get("config_dir")
+    return found if found is not None and Path(found).is_dir() else None
+
+
+def changed_config(run_dir: Path, texts: list[str], config_dir: str | None = None) -> DictConfig:
+    """The saved configuration of a run with overrides applied; a changed group is composed anew from conf/.
+
+    As in `train`, the order does not matter: groups come first, then the keys in them.
+    config_dir: of groups of the user's own; None: the one that the run was started with.
+    """
     path = run_dir / ".hydra" / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"run={run_dir} is not the directory of a run: it has no {path.relative_to(run_dir)}")
     cfg = typing.cast("DictConfig", OmegaConf.load(path))
-    composer = Composer()
+    composer = Composer(config_dir or _config_dir_of(run_dir))
     overrides, problems = _all_parsed(texts)
-    for text, override in overrides:
+    for text, override in sorted(overrides, key=lambda one: not composer.options(one[1].key_or_group)):
         key = override.key_or_group
         if override.is_sweep_override():
             problems.append(f"{text} names several values: a run is resumed with one")
         elif options := composer.options(key):
-            value = override.value()
-            if str(value) in options:
-                cfg[key] = composer.compose([text])[key]
-            else:
-                problems.append(f"{key}={value}: no such option; {nearest(str(value), options)}")
+            unknown = _unknown_options(override, options)
+            problems += unknown
+            composed = {} if unknown else composer.compose([text])
+            if key in composed:
+                cfg[key] = composed[key]
+            elif not unknown:
+                problems.append(
+                    f"{text} sets keys of the whole configuration, and this run has its own; name the groups and keys "
+                    f"to change, or start a new run: gan-lab train {text}"
+                )
         elif override.is_delete():
             problems.append(f"{text}: a key cannot be removed on resume; set it to null")
         else:
@@ -263,12 +321,32 @@ def changed_config(run_dir: Path, texts: list[str]) -> DictConfig:
     return cfg
 
 
+PATHS = ("run", "runs", "sweep", "images", "out")
+"""The verbs' own keys that name files and folders."""
+
+
 def checked_arguments(texts: Sequence[str], schema: Any) -> Any:
-    """The key=value arguments of a verb as its checked dataclass."""
+    """The key=value arguments of a verb as its checked dataclass.
+
+    A path is what was typed (run=0 of a sweep, out=a,b), except for null, a list, or what is in quotes.
+    """
     from gan_lab.config import check_against
 
-    overrides, problems = _all_parsed(texts)
-    values = {override.key_or_group: override.value() for _, override in overrides}
+    values: dict[str, Any] = {}
+    others = []
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if key in PATHS and equals and not re.match(r"""['"\[]|null$""", value):
+            values[key] = value
+        else:
+            others.append(text)
+    overrides, problems = _all_parsed(others)
+    for text, override in overrides:
+        if override.is_sweep_override():
+            key, _, value = text.partition("=")
+            problems.append(f"{text} names several values: give one, or a list: {key}=[{value}]")
+        else:
+            values[override.key_or_group] = override.value()
     return check_against(schema, values, problems)
 
 
@@ -283,8 +361,8 @@ def check_reads_data_only(texts: Sequence[str], own: Sequence[str]) -> None:
         raise ConfigError(problems)
 
 
-def data_config(texts: list[str]) -> DictConfig:
+def data_config(texts: list[str], config_dir: str | None = None) -> DictConfig:
     """The default configuration with overrides of `dataset` and `evaluation`."""
     register_resolvers(make=False)
-    checked = checked_overrides(texts)
-    return Composer().compose(checked)
+    checked = checked_overrides(texts, config_dir)
+    return Composer(config_dir).compose(checked)

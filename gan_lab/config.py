@@ -663,11 +663,22 @@ def check(cfg: DictConfig) -> RunConfig:
     return _typed(RunConfig, plain(cfg))
 
 
+PATHS = ("dataset.root", "dataset.cache_dir", "evaluation.cache_dir", "evaluation.inception_weights")
+"""The keys whose values are files or folders."""
+
+
 def save(cfg: DictConfig, name: str, run_dir: Path) -> None:
-    """.hydra/config.yaml with its interpolations, so that a later override reaches all it should; and resolved.yaml."""
+    """.hydra/config.yaml with its interpolations, so that a later override reaches all it should; and resolved.yaml.
+
+    Paths are made absolute, so that the run is resumed and evaluated from any directory.
+    """
     frozen = cfg.copy()
     OmegaConf.set_struct(frozen, False)
     frozen.name = name
+    for key in PATHS:
+        path = OmegaConf.select(frozen, key)
+        if isinstance(path, str) and "://" not in path and not _is_interpolated(frozen, key):
+            OmegaConf.update(frozen, key, str(Path(path).expanduser().absolute()))
     folder = run_dir / ".hydra"
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(frozen, folder / "config.yaml")

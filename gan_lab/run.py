@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -53,7 +53,10 @@ def train(cfg: DictConfig, run_dir: Path, reporter: Reporter | None = None) -> f
 
 
 def resume(run_dir: Path, cfg: DictConfig, reporter: Reporter | None = None) -> float | None:
-    """Continues the run in `run_dir` under `cfg` (its saved configuration, perhaps changed); returns its objective."""
+    """Continues the run in `run_dir` under `cfg` (its saved configuration, perhaps changed); returns its objective.
+
+    Until training goes on, nothing of the run is changed: what cannot be trained with is refused, and not kept.
+    """
     config = configuration.check(cfg)
     record = RunRecord.load(run_dir)
     with record.locked():
@@ -62,41 +65,54 @@ def resume(run_dir: Path, cfg: DictConfig, reporter: Reporter | None = None) -> 
         changes = {key: [old.get(key), new.get(key)] for key in {**old, **new} if old.get(key) != new.get(key)}
         for key, (value_before, value_now) in changes.items():
             log.info(f"  {key}: {configuration.show(value_before)} -> {configuration.show(value_now)}")
-        if last_checkpoint(run_dir).exists():  # what does not fit it is refused before anything is touched
-            before = read_checkpoint(last_checkpoint(run_dir))
-            load_state(
-                configuration.build_gan(config, tuple(before["sample_shape"]), before.get("label_shares")), run_dir
-            )
-        sitting = {"at": now(), "from_images": record.content["images_seen"], "changed": changes}
-        record.update(resumed=[*record.content["resumed"], sitting])
-        configuration.save(cfg, config.name, run_dir)
-        return start(config, record, reporter)
+        facts = {"at": now(), "from_images": record.content["images_seen"], "changed": changes}
+        return start(config, record, reporter, Sitting(cfg, facts))
 
 
-def start(config: RunConfig, record: RunRecord, reporter: Reporter | None = None) -> float | None:
-    """Runs `fit` in this process, or in one process for each device, and keeps run.json's status true."""
+class Sitting(NamedTuple):
+    """What is to be written down of a resumed run once its training goes on."""
+
+    cfg: DictConfig
+    facts: dict[str, Any]
+
+    def begin(self, record: RunRecord, name: str) -> None:
+        configuration.save(self.cfg, name, record.run_dir)
+        record.update(status="running", error=None, resumed=[*record.content["resumed"], self.facts])
+
+
+def start(
+    config: RunConfig, record: RunRecord, reporter: Reporter | None = None, sitting: Sitting | None = None
+) -> float | None:
+    """Runs `fit` in this process, or in one process for each device, and keeps run.json's status true.
+
+    sitting: of a run that is resumed.
+    """
     run_dir = record.run_dir
-    record.update(status="running", error=None)
     log.info(f"run {config.name} in {run_dir}")
     log.info(f"watch it: tensorboard --logdir {run_dir / 'tensorboard'}")
     try:
         with terminable():
             if config.accelerator.num_processes > 1:
-                return run_processes(partial(fit, reporter=reporter), config, run_dir)
-            return fit(config, run_dir, reporter)
+                return run_processes(partial(fit, reporter=reporter, sitting=sitting), config, run_dir)
+            return fit(config, run_dir, reporter, sitting)
     except BaseException as error:
         record = RunRecord.load(run_dir)
+        if sitting is not None and sitting.facts not in record.content["resumed"]:
+            raise  # before training went on
         status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         record.update(status=status, ended=now(), error=None if status == "interrupted" else str(error))
         raise
 
 
-def fit(config: RunConfig, run_dir: Path, reporter: Reporter | None = None) -> float | None:
+def fit(
+    config: RunConfig, run_dir: Path, reporter: Reporter | None = None, sitting: Sitting | None = None
+) -> float | None:
     """Trains from the last checkpoint or from the start, and returns the objective; rolls back where that was asked."""
     while True:
         try:
-            return fit_once(config, run_dir, reporter)
+            return fit_once(config, run_dir, reporter, sitting)
         except RollBack as problem:
+            sitting = None  # it has begun
             record = RunRecord.load(run_dir)
             path = last_checkpoint(run_dir)
             images = read_checkpoint(path)["counters"]["images_seen"] if path.exists() else 0
@@ -105,7 +121,9 @@ def fit(config: RunConfig, run_dir: Path, reporter: Reporter | None = None) -> f
             log.warning(f"rolled back to {images:,} images, with lower learning rates")
 
 
-def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None) -> float | None:
+def fit_once(
+    config: RunConfig, run_dir: Path, reporter: Reporter | None = None, sitting: Sitting | None = None
+) -> float | None:
     """Builds everything and trains until the budget is used up, a signal comes, or the health watch ends it."""
     quieten_lightning()
     threads = config.accelerator.num_threads
@@ -129,7 +147,7 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
     stop = Stop()
     hyperparameters = Hyperparameters(
         configuration.hyperparameters(config),
-        (run_dir / ".hydra" / "resolved.yaml").read_text(),
+        OmegaConf.to_yaml(OmegaConf.create(configuration.asdict(config))),
         configuration.measured(config),
     )
     callbacks = [stop, hyperparameters, *configuration.build_callbacks(config)]
@@ -197,8 +215,6 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
         health.memory = None if checkpoint is None else checkpoint["health"]
         health.num_roll_backs = len(run_record.content.get("roll_backs", []))
         gan.lr_scale = health.lr_factor**health.num_roll_backs
-    if trainer.is_global_zero:
-        run_record.update(machine=machine(trainer.strategy.root_device))
 
     datamodule = RealData(
         training,
@@ -218,6 +234,10 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
             f"the budget is used up after {gan.images_seen:,} images; raise budget.kimg or budget.minutes to go on"
         )
     else:
+        if trainer.is_global_zero:
+            if sitting is not None:
+                sitting.begin(run_record, config.name)
+            run_record.update(machine=machine(trainer.strategy.root_device))
         try:
             trainer.fit(gan, datamodule)
         except NonFinite as error:
@@ -233,7 +253,7 @@ def fit_once(config: RunConfig, run_dir: Path, reporter: Reporter | None = None)
     if trainer.is_global_zero:
         metrics = gan.latest_metrics or run_record.content.get("metrics", {})
         status = "pruned" if report is not None and report.pruned else "finished"
-        run_record.update(status=status, ended=now(), metrics=metrics)
+        run_record.update(status=status, error=None, ended=now(), metrics=metrics)
     return objective_of(config, run_record.content)
 
 

@@ -22,6 +22,7 @@ import yaml
 from conftest import ROOT, command, rows_without_wall_time
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from PIL import Image
 
 from gan_lab.cli import VERBS, main
 from gan_lab.compose import conf_dir
@@ -177,6 +178,17 @@ def test_cfg_prints_the_configuration_and_runs_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cfg_takes_the_keys_that_train_takes(tmp_path: Path) -> None:
+    """Also legal ones that conf/ does not have, and with what must still be given; a mistyped one is named."""
+    shown = done("train", "--cfg", "job", "callbacks.health.patience_kimg=3", "dataset=image_folder", cwd=tmp_path).out
+    config = yaml.safe_load(shown)
+    assert config["callbacks"]["health"]["patience_kimg"] == 3
+    assert config["dataset"]["root"] == "???"
+    result = called("train", "--cfg", "job", "callbacks.health.patence_kimg=3", cwd=tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert "callbacks.health.patence_kimg: unknown key; did you mean callbacks.health.patience_kimg?" in result.err
+
+
 def test_cfg_all_resolved_makes_no_directory(tmp_path: Path) -> None:
     """The run's directory is made by resolving its name, but showing it starts no run."""
     printed = done("train", "--cfg", "all", "--resolve", cwd=tmp_path).out
@@ -322,6 +334,23 @@ def test_saved_configuration(run: Run) -> None:
     assert overrides[: len(SMALL)] == SMALL
 
 
+def test_a_relative_folder_of_pictures_is_found_from_elsewhere(tmp_path: Path) -> None:
+    """The configuration holds where it is; what comes from the environment (the cache) stays what it is."""
+    (tmp_path / "pics").mkdir()
+    (tmp_path / "other").mkdir()
+    for number in range(64):
+        Image.new("L", (8, 8), number).save(tmp_path / "pics" / f"{number}.png")
+    pictures = ["dataset=image_folder", "dataset.root=pics", "dataset.image_size=8"]
+    done("train", *SMALL, *pictures, "hydra.run.dir=run", cwd=tmp_path)
+    saved = yaml.safe_load((tmp_path / "run" / ".hydra" / "config.yaml").read_text())
+    assert saved["dataset"]["root"] == str(tmp_path / "pics")
+    assert saved["dataset"]["cache_dir"] == "${oc.env:GAN_LAB_CACHE,outputs/cache}"
+    done("resume", "run=../run", "budget.kimg=0.08", cwd=tmp_path / "other")
+    metrics = "evaluation.metrics=[sliced_wasserstein]"
+    done("evaluate", "run=../run", "evaluation=fast", metrics, "num=32", cwd=tmp_path / "other")
+    assert record_of(tmp_path / "run")["resumed"][0]["changed"] == {"budget.kimg": [0.064, 0.08]}
+
+
 def test_two_runs_in_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No two runs share a directory, whatever the clock says."""
     import hydra.core.utils
@@ -360,6 +389,17 @@ def test_users_config_dir_reaches_the_run(tmp_path: Path) -> None:
     done("train", "--config-dir", "own", *arguments, "experiment=mine", "hydra.run.dir=run", cwd=tmp_path)
     record = record_of(tmp_path / "run")
     assert (record["seed"], record["d_steps"]) == (3, 16)
+
+
+def test_resume_reaches_the_users_config_dir(tmp_path: Path) -> None:
+    """The one that the run was started with, without being told; another one by --config-dir."""
+    for folder in ("mine", "other"):
+        (tmp_path / folder / "loss").mkdir(parents=True)
+        (tmp_path / folder / "loss" / f"{folder}.yaml").write_text("defaults:\n  - hinge\nwarmup_kimg: 0.001\n")
+    done("train", *SMALL, "--config-dir", "mine", "hydra.run.dir=run", cwd=tmp_path)
+    done("resume", "run=run", "loss=mine", "budget.kimg=0.08", cwd=tmp_path)
+    done("resume", "--config-dir=other", "run=run", "loss=other", "budget.kimg=0.096", cwd=tmp_path)
+    assert yaml.safe_load((tmp_path / "run" / ".hydra" / "config.yaml").read_text())["loss"]["warmup_kimg"] == 0.001
 
 
 def test_flags_may_stand_between_overrides(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import command
 from test_cli import SMALL, Result, called, done, record_of
 
 from gan_lab.files import read_checkpoint
@@ -71,6 +72,7 @@ def checkpoint(run: Path) -> Path:
         ("train model=mpl", "model=mpl: no such option; did you mean mlp?"),
         ("train --bogus", "--bogus: unknown flag; gan-lab train --help lists them"),
         ("train seed=1,2", "seed=1,2 names several values: add -m to run each, or quote it as one"),
+        ("train sweep=wgan_gp", "sweep=wgan_gp is a search over many runs: add -m to run it (gan-lab "),
         ("train -m seed=1,-2", "seed=-2: expected an integer at least 0 (with seed=-2)"),
         ("train dataset=image_folder", "dataset.root must be given: dataset.root=..."),
         ("train --config-dir nowhere", "--config-dir nowhere: there is no such directory"),
@@ -118,6 +120,26 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert result.code == 2
     assert result.err.startswith("Traceback (most recent call last):\n")
     assert result.err.endswith("error: lr: unknown key; did you mean optimizer.lr?\n")
+
+
+@pytest.mark.parametrize("verb", ["resume run=nowhere", "sample run=nowhere out=a.png", "evaluate run=nowhere"])
+def test_every_verb_takes_debug(verb: str, tmp_path: Path) -> None:
+    result = called(*verb.split(), "debug=true", cwd=tmp_path)
+    assert result.code == 2
+    assert result.err.startswith("Traceback (most recent call last):\n")
+    (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
+    assert line.startswith("error: run=nowhere: there is no such directory ")
+
+
+@pytest.mark.parametrize("arguments", ["--version", "train --help", "train --cfg job"])
+def test_a_pipe_that_nobody_reads_ends_quietly(arguments: str, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        command(*arguments.split()), cwd=tmp_path, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    os.close(write)
+    assert (process.returncode, process.stderr) == (141, "")
 
 
 def test_refusal_is_quick_and_silent(tmp_path: Path) -> None:
@@ -205,6 +227,8 @@ def test_directory_that_is_no_run(tmp_path: Path) -> None:
         ("loss=hing", "loss=hing: no such option; did you mean hinge?"),
         ("~seed", "~seed: a key cannot be removed on resume; set it to null"),
         ("hydra.run.dir=other", "hydra"),
+        ("experiment=toy_ring", "experiment=toy_ring sets keys of the whole configuration, and this run has its own; "),
+        ("sweep.x=1", "sweep"),
     ],
 )
 def test_wrong_change_on_resume(run: Path, override: str, expected: str) -> None:
@@ -224,6 +248,27 @@ def test_checkpoint_of_another_model(run: Path) -> None:
     assert "describes: it holds the states of [], and [penalty LeCam] have one. Undo the changes" in found
     assert done("resume", "run=run", "budget.kimg=0.08", cwd=run.parent).out == "run: run\n"
     assert record_of(run)["images_seen"] == 80
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ("dataset=gaussian_ring", "run/checkpoints/last.ckpt is the checkpoint of another model than the "),
+        ("dataset=mnist dataset.root=nowhere dataset.download=false", "MNIST is not there, and dataset.download is "),
+        ("dataset=image_folder dataset.root=nowhere", "There is no folder "),
+        ("num_training_images=10000000", "num_training_images=10000000: the data set has "),
+    ],
+)
+def test_data_that_cannot_be_gone_on_with(run: Path, changes: str, expected: str) -> None:
+    """Known only once the data are there, or are not: the run stays the finished one that it was."""
+    before = files_of(run)
+    code = 2 if changes.startswith("num") else 1
+    found = refused("resume", "run=run", "budget.kimg=1", *changes.split(), cwd=run.parent, code=code)
+    assert found.startswith(expected)
+    after = files_of(run)
+    assert {name for name in {**before, **after} if before.get(name) != after.get(name)} <= {"run.log"}
+    done("resume", "run=run", "budget.kimg=0.08", cwd=run.parent)
+    assert (record_of(run)["status"], record_of(run)["images_seen"]) == ("finished", 80)
 
 
 @pytest.mark.parametrize("kept", [0, 1000, -1])

@@ -12,10 +12,11 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from gan_lab.compose import Composer, checked_overrides, parsed
-from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of
+from gan_lab.compose import Composer, changed_config, checked_overrides, parsed
+from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of, save
 from gan_lab.data import Data
 from gan_lab.data.digits import digits
+from gan_lab.files import write_json
 from gan_lab.sweep import plan
 from gan_lab.sweep.plan import representative_choices
 
@@ -602,6 +603,68 @@ def test_a_lightning_callback_under_a_name_of_its_own() -> None:
 def test_a_further_logger_gets_the_runs_directory() -> None:
     config = check(composed("logger.extra.csv._target_=pytorch_lightning.loggers.CSVLogger"))
     assert list(config.logger.extra) == ["csv"]
+
+
+@pytest.mark.parametrize("path", ["/tmp/Fotös", "a#b;c", "my pictures/März & April"])
+def test_a_path_with_letters_that_hydras_grammar_does_not_know(path: str) -> None:
+    (text,) = checked_overrides([f"hydra.run.dir={path}"])
+    assert parsed(text).value() == path
+    assert composed("dataset=mnist", f"dataset.root={path}").dataset.root == path
+
+
+def test_what_cannot_be_read_says_how_to_quote_it() -> None:
+    assert refused("dataset.root=Fotös, alle") == [
+        "dataset.root=Fotös, alle: token recognition error at: 'ö'; a text with such characters needs quotes, and the "
+        "shell's around them: 'dataset.root=\"...\"'"
+    ]
+    assert composed("dataset=mnist", "dataset.root='Fotös, alle'").dataset.root == "Fotös, alle"
+
+
+# ---------------------------------------------------------------------- changes of a run that there is
+
+
+@pytest.fixture
+def run(tmp_path: Path, defaults: DictConfig) -> Path:
+    """The directory of a run, as far as its configuration goes."""
+    save(defaults, "a name", tmp_path / "run")
+    return tmp_path / "run"
+
+
+def changed(run: Path, *overrides: str) -> DictConfig:
+    return changed_config(run, list(overrides))
+
+
+def test_a_key_before_its_group_is_kept(run: Path) -> None:
+    assert changed(run, "loss.penalty.weight=0.5", "loss=wgan_gp").loss.penalty.weight == 0.5
+    assert changed(run, "loss=wgan_gp", "loss.penalty.weight=0.5").loss.penalty.weight == 0.5
+    cfg = changed(run, "evaluation.metrics=[sliced_wasserstein]", "evaluation=fast")
+    assert cfg.evaluation.metrics == ["sliced_wasserstein"]
+
+
+def test_several_options_of_a_group(run: Path) -> None:
+    assert sorted(changed(run, "penalty=[r1,lecam]").penalty) == ["lecam", "r1"]
+    assert checked_overrides(["penalty=none,[r1,lecam]"], None, representative_choices) == ["penalty=none,[r1,lecam]"]
+    with pytest.raises(ConfigError, match=r"^penalty=lecan: no such option; did you mean lecam\?$"):
+        changed(run, "penalty=[r1,lecan]")
+    assert refused("penalty=none,[r1,lecan]", multirun=True) == ["penalty=lecan: no such option; did you mean lecam?"]
+
+
+@pytest.mark.parametrize("recorded", ["hydra", "sweep", None])
+def test_the_users_own_groups_reach_a_run_that_there_is(run: Path, tmp_path: Path, recorded: str | None) -> None:
+    """Those of the --config-dir that it was started with, or of the one that is given now."""
+    (tmp_path / "mine" / "loss").mkdir(parents=True)
+    (tmp_path / "mine" / "loss" / "own.yaml").write_text("defaults:\n  - hinge\nwarmup_kimg: 0.5\n")
+    place = str(tmp_path / "mine")
+    if recorded == "hydra":
+        sources = [{"path": place, "schema": "file", "provider": "command-line"}]
+        written = {"hydra": {"runtime": {"config_sources": sources}}}
+        OmegaConf.save(OmegaConf.create(written), run / ".hydra" / "hydra.yaml")
+    elif recorded == "sweep":
+        write_json(run.parent / "sweep.json", {"config_dir": place})
+    assert changed_config(run, ["loss=own"], place if recorded is None else None).loss.warmup_kimg == 0.5
+    if recorded is None:
+        with pytest.raises(ConfigError, match=r"^loss=own: no such option; "):
+            changed(run, "loss=own")
 
 
 # ---------------------------------------------------------------------- experiments

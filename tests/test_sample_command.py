@@ -151,6 +151,7 @@ def test_folder_has_one_picture_each(cwd: Path, tmp_path: Path, exists: bool) ->
         ("out=a.npz weights=first", ["weights=first: expected one of ema, raw, best"]),
         ("out=a.npz seed=-1 batch_size=0", ["seed=-1: ", "batch_size=0: "]),
         ("out=a.npz device=tpu", ["device=tpu: expected one of cpu, gpu"]),
+        ("out=a.npz seed=1,2", ["seed=1,2 names several values: give one, or a list: seed=[1,2]"]),
         ("out=a.npz interpolate=[0]", ["interpolate needs at least two seeds and two steps: "]),
         ("out=a.npz interpolate=[0,1] steps=1", ["interpolate needs at least two seeds and two steps: "]),
         ("out=a.npz interpolate=3", ["interpolate=3: expected a list or null"]),
@@ -179,6 +180,13 @@ def test_wrong_arguments(cwd: Path, tmp_path: Path, arguments: str, problems: li
     for line, problem in zip(lines, problems, strict=True):
         assert line.startswith(f"error: {problem}")
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["0", "Fotös, März (2)", "a'b", "1e3", "true"])
+def test_paths_are_what_was_typed(cwd: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).symlink_to(cwd / "images")
+    done("sample", f"run={name}", f"out={name}.npz", "num=2", cwd=tmp_path)
+    assert (tmp_path / f"{name}.npz").is_file()
 
 
 def test_gpu_that_is_not_there(cwd: Path, tmp_path: Path) -> None:
