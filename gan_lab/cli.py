@@ -89,6 +89,11 @@ def _print(error: Exception) -> int:
         text = " ".join(line.strip() for cause in causes for line in cause.splitlines() if "full_key:" not in line)
         print(f"error: {text.strip()}", file=sys.stderr)
         return 2
+    if type(error).__module__.split(".")[0] == "yaml":
+        mark = getattr(error, "problem_mark", None)
+        where = "a YAML file" if mark is None else f"{mark.name}, line {mark.line + 1}"
+        print(f"error: {where}: {getattr(error, 'problem', error)}", file=sys.stderr)
+        return 2
     if isinstance(error, RunError):
         print(f"error: {error}", file=sys.stderr)
     elif isinstance(error, OSError):

@@ -109,6 +109,8 @@ class Composer:
         from hydra.errors import HydraException
 
         key = re.split("[=: ]", problem)[0]
+        if key in ("experiment", "sweep"):
+            return f" (the file that {key}= chooses must begin with the line: # @package _global_)"
         node = _written(cfg, key)
         experiments = [text for text in overrides if text.startswith("experiment=")]
         if node is not None and experiments:
@@ -169,6 +171,12 @@ def _all_parsed(texts: Sequence[str]) -> tuple[list[tuple[str, Any]], list[str]]
     return overrides, problems
 
 
+def _adding(text: str, override: Any) -> str:
+    """The override marked `++` where it sets a mapping, whose keys conf/ does not have (hydra.sweeper.when={...})."""
+    is_plain = override.type is not None and override.type.name == "CHANGE"
+    return f"++{text}" if is_plain and isinstance(override.value(), dict) else text
+
+
 def _values(override: Any) -> list[str]:
     """The values that an override stands for as texts; empty for a sweep over an interval."""
     if not override.is_sweep_override():
@@ -220,7 +228,7 @@ def checked_overrides(
         elif override.key_or_group == "sweep" and combinations is None and not only_shows:
             problems.append(f"{text} is a search over many runs: add -m to run it (gan-lab train -m {text})")
         elif override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            groups.append((text, override))
+            groups.append((_adding(text, override), override))
         elif override.is_delete():
             values.append((text, override))
         elif composer.is_group(override.key_or_group):

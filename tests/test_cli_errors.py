@@ -380,3 +380,17 @@ def test_error_inside_a_callback_of_the_users(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["error"] == "no such star"
     assert shown.code == 1
     assert 'raise LookupError("no such star")' in shown.err or "raise LookupError('no such star')" in shown.err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("name: mine\n", "the file that experiment= chooses must begin with the line: # @package _global_"),
+        ("# @package _global_\nname: mine\n  batch_size: : 16\n", "mine.yaml, line 3: mapping values are not allowed"),
+    ],
+)
+def test_an_experiment_file_that_is_not_one(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(content)
+    assert said in refused("train", "--config-dir", "own", "experiment=mine", cwd=tmp_path, code=2)
+    assert not (tmp_path / "outputs").exists()

@@ -719,3 +719,15 @@ def test_compiling_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems_of(composed()) == []
     monkeypatch.setattr("gan_lab.config.shutil.which", lambda name: f"/usr/bin/{name}" if name == "clang++" else None)
     assert problems_of(composed("accelerator.compile=inductor")) == []
+
+
+def test_a_mapping_for_hydra_brings_keys_of_its_own() -> None:
+    """As in README: parameters that only some choices have."""
+    when = "hydra.sweeper.when={loss.penalty.weight: 'loss=wgan_gp'}"
+    given = ["model=mlp", "hydra/sweeper=optuna", when, "hydra.sweeper.num_trials=3"]
+    checked = checked_overrides(given, combinations=lambda swept, sweeper: [[]])
+    assert f"++{when}" in checked
+    assert "hydra.sweeper.num_trials=3" in checked
+    whole = Composer().whole(checked)
+    GlobalHydra.instance().clear()
+    assert whole.hydra.sweeper.when == {"loss.penalty.weight": "loss=wgan_gp"}
