@@ -667,11 +667,8 @@ PATHS = ("dataset.root", "dataset.cache_dir", "evaluation.cache_dir", "evaluatio
 """The keys whose values are files or folders."""
 
 
-def save(cfg: DictConfig, name: str, run_dir: Path) -> None:
-    """.hydra/config.yaml with its interpolations, so that a later override reaches all it should; and resolved.yaml.
-
-    Paths are made absolute, so that the run is resumed and evaluated from any directory.
-    """
+def _frozen(cfg: DictConfig, name: str) -> DictConfig:
+    """The configuration of a run with that name. Paths are absolute, so that it is gone on with from any directory."""
     frozen = cfg.copy()
     OmegaConf.set_struct(frozen, False)
     frozen.name = name
@@ -679,10 +676,20 @@ def save(cfg: DictConfig, name: str, run_dir: Path) -> None:
         path = OmegaConf.select(frozen, key)
         if isinstance(path, str) and "://" not in path and not _is_interpolated(frozen, key):
             OmegaConf.update(frozen, key, str(Path(path).expanduser().absolute()))
+    return frozen
+
+
+def resolved(cfg: DictConfig, name: str) -> str:
+    """What `save` writes to resolved.yaml."""
+    return OmegaConf.to_yaml(_frozen(cfg, name), resolve=True)
+
+
+def save(cfg: DictConfig, name: str, run_dir: Path) -> None:
+    """.hydra/config.yaml with its interpolations, so that a later override reaches all it should; and resolved.yaml."""
     folder = run_dir / ".hydra"
     folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(frozen, folder / "config.yaml")
-    OmegaConf.save(frozen, folder / "resolved.yaml", resolve=True)
+    OmegaConf.save(_frozen(cfg, name), folder / "config.yaml")
+    (folder / "resolved.yaml").write_text(resolved(cfg, name), encoding="utf-8")
 
 
 # ---------------------------------------------------------------------- building

@@ -144,12 +144,12 @@ gan-lab sample run=DIR|latest out=PATH [key=value ...]: draw from a trained gene
   columns=null        of the grid; null: about a square
   batch_size=256      memory against speed
   device=cpu          cpu or gpu
-  label=3             of a generator that takes labels (or categories): a number, a name, a list, or all
+  label=3             of a generator that takes labels (or categories): a name, a number, a list, or all
   codes=[0.5,-1]      of experiment=infogan: the continuous codes
   interpolate=[0,1]   instead of num samples: the way from one seed's sample to the next, a row for each pair
   directions=5        instead: along the latent directions that change G most, a row for each
   strength=3.0        how far, to both sides
-  steps=8             samples in each such row, both ends included
+  steps=8             samples in each such row, both ends included; 1: the sample itself
 
 Examples:
   gan-lab sample run=latest num=100 out=grid.png
@@ -167,12 +167,13 @@ gan-lab evaluate images=PATH dataset=NAME [key=value ...]: score images made by 
   run=DIR             the run's directory; `latest` is the one in outputs/ that was started or resumed last
   images=PATH         a folder of pictures; or FILE.npz, FILE.npy: uint8 N x H x W x C (points: float N x 2)
   dataset=NAME        what images are compared with; dataset.split=test and other keys as in train
-  weights=ema         ema (averaged) or raw, of the last checkpoint; best: what scored best (checkpoints/best.ckpt)
+  weights=ema         of a run: ema (averaged) or raw, of the last checkpoint; best: what scored best (best.ckpt)
   num=10000           at most so many samples a side; half of the data set where that is less
   evaluation=full     which metrics (fast, full, inception); evaluation.metrics=[frechet,manifold] and other keys
   seed=null           of the latents; null: the run's, as in its own evaluations
   device=cpu          cpu or gpu
   out=FILE.json       where the result is written (run: DIR/evaluations/ by default)
+  --config-dir DIR    a folder of your own groups; of a run, by default the one that it was started with
 
 Each figure stands beside its floor: the score of as many other real samples.
 

@@ -97,6 +97,7 @@ class RunRecord:
                 "wall_seconds": 0.0,
                 "images_per_second": None,
                 "resumed": [],
+                "error": None,
             },
         )
         record.update()
@@ -148,7 +149,8 @@ def find_run(name: str, outputs: Path = Path("outputs"), key: str = "run") -> Pa
     found = {run_dir: moment for run_dir in run_dirs(outputs) if (moment := last_sitting(run_dir)) is not None}
     if not found:
         raise ConfigError(f"{key}=latest: there is no run in {outputs.absolute()}; give its directory: {key}=DIR")
-    return max(found, key=lambda run_dir: (found[run_dir], run_dir))
+    # Times are in seconds: of two in the same one, the record that was written last.
+    return max(found, key=lambda run_dir: (found[run_dir], (run_dir / "run.json").stat().st_mtime_ns))
 
 
 def run_dirs(folder: Path) -> Iterator[Path]:

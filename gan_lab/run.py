@@ -145,9 +145,11 @@ def fit_once(
     start_images = gan.images_seen
 
     stop = Stop()
+    saved = run_dir / ".hydra" / "resolved.yaml"
+    text = saved.read_text(encoding="utf-8") if sitting is None else configuration.resolved(sitting.cfg, config.name)
     hyperparameters = Hyperparameters(
         configuration.hyperparameters(config),
-        OmegaConf.to_yaml(OmegaConf.create(configuration.asdict(config))),
+        text,
         configuration.measured(config),
     )
     callbacks = [stop, hyperparameters, *configuration.build_callbacks(config)]
