@@ -126,9 +126,8 @@ class Composer:
     def forced(self, text: str) -> str:
         """An override that adds its key where conf/ does not have it, so that the check can name all unknown ones."""
         override = parsed(text)
-        plain = override.type is not None and override.type.name == "CHANGE"
         hydra = override.key_or_group.split(".")[0].split("/")[0] == "hydra"
-        return f"++{text}" if plain and not hydra and not self.is_group(override.key_or_group) else text
+        return f"++{text}" if _is_plain(override) and not hydra and not self.is_group(override.key_or_group) else text
 
     def is_group(self, key: str) -> bool:
         if key not in self._is_group:  # looked up on the disk, which each trial of a sweep would do again
@@ -171,10 +170,14 @@ def _all_parsed(texts: Sequence[str]) -> tuple[list[tuple[str, Any]], list[str]]
     return overrides, problems
 
 
+def _is_plain(override: Any) -> bool:
+    """Whether it is key=value, neither added (+, ++) nor taken out (~)."""
+    return override.type is not None and override.type.name == "CHANGE"
+
+
 def _adding(text: str, override: Any) -> str:
     """The override marked `++` where it sets a mapping, whose keys conf/ does not have (hydra.sweeper.when={...})."""
-    is_plain = override.type is not None and override.type.name == "CHANGE"
-    return f"++{text}" if is_plain and isinstance(override.value(), dict) else text
+    return f"++{text}" if _is_plain(override) and isinstance(override.value(), dict) else text
 
 
 def _values(override: Any) -> list[str]:

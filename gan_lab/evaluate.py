@@ -1,7 +1,6 @@
 """`gan-lab evaluate`: scores a trained run, or images made by any other program, against a data set."""
 
 import logging
-import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from gan_lab.data import Data
 from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
-from gan_lab.evaluation import Evaluator, card_id
+from gan_lab.evaluation import Evaluator, card_id, ratio_to_floor
 from gan_lab.images import PICTURE_CHANNELS, to_uint8
 from gan_lab.sampling import latents_of, samples_of
 from gan_lab.streams import Streams
@@ -204,9 +203,9 @@ def table(result: dict[str, Any]) -> str:
     for name, value in result["scores"].items():
         floor = result["floor"].get(name)
         shown = "" if floor is None else f"{floor:>12.5g}"
-        has_ratio = floor is not None and math.isfinite(value) and 0 < floor < math.inf
-        ratio = f"{value / floor:>8.2f}x" if has_ratio else ""
-        lines.append(f"{name:<28}{value:>12.5g}{shown:>12}{ratio:>9}")
+        ratio = ratio_to_floor(value, floor)
+        share = "" if ratio is None else f"{ratio:>8.2f}x"
+        lines.append(f"{name:<28}{value:>12.5g}{shown:>12}{share:>9}")
     lines.append("(floor: as many other real samples, what a perfect generator would get)")
     if result.get("class_fd"):
         each = ", ".join(f"{name} {distance:.5g}" for name, distance in result["class_fd"].items())

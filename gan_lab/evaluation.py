@@ -503,14 +503,21 @@ def better(metric: str, one: float, other: float) -> bool:
     return one > other if metric in LARGER_IS_BETTER else one < other
 
 
+def ratio_to_floor(value: float, floor: float | None) -> float | None:
+    """How many times the floor a score is; None where that means nothing: no floor, one of 0 or less, or no numbers."""
+    if floor is None or not math.isfinite(value) or not 0 < floor < math.inf:
+        return None
+    return value / floor
+
+
 def in_words(scores: Mapping[str, float], floor: Mapping[str, float]) -> str:
     """fd 12.3 (floor 8.6, 1.43x), recall 0.81 (floor 0.93, 0.87x), ...; without a ratio where that means nothing."""
     words = []
     for name, value in scores.items():
         text = f"{name} {value:.4g}"
         if name in floor:
-            has_ratio = math.isfinite(value) and 0 < floor[name] < math.inf
-            share = f", {value / floor[name]:.2f}x" if has_ratio else ""
+            ratio = ratio_to_floor(value, floor[name])
+            share = "" if ratio is None else f", {ratio:.2f}x"
             text += f" (floor {floor[name]:.4g}{share})"
         words.append(text)
     return ", ".join(words)

@@ -74,11 +74,10 @@ class Player:
         factor = gan.lr_factor()
         for group, base_lr in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base_lr * factor
-            if "betas" in group:
-                scheduled = (gan.scheduled.beta1, gan.scheduled.beta2)
-                group["betas"] = tuple(
-                    own if new is None else new for own, new in zip(group["betas"], scheduled, strict=True)
-                )
+            if gan.scheduled.beta1 is not None:
+                group["betas"] = (gan.scheduled.beta1, *group["betas"][1:])
+            if gan.scheduled.beta2 is not None:
+                group["betas"] = (group["betas"][0], gan.scheduled.beta2)
         self.optimizer.step()
         for parameter in self.parameters:  # as zero_grad does, without its profiling
             parameter.grad = None

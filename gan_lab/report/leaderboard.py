@@ -87,8 +87,9 @@ class Board:
 
     def ratio(self, value: float, metric: str) -> float | None:
         """A value in multiples of the floor; None where that means nothing."""
-        floor = self.floor.get(metric)
-        return value / floor if floor is not None and floor > 0 and math.isfinite(value) else None
+        from gan_lab.evaluation import ratio_to_floor
+
+        return ratio_to_floor(value, self.floor.get(metric))
 
     def row_label(self, row: Configuration) -> str:
         """By what differs on this board alone."""
