@@ -49,14 +49,19 @@ class Player:
             self._refuse(value, gan)
 
     def check_finite(self, gan: GAN) -> None:
-        """Raises if a step had to be skipped since the last call (devices on which the guard does not sync)."""
+        """Raises if a step had to be skipped (devices on which the guard does not sync), or if a finite loss had a
+        gradient that was not."""
         if self._found_inf is not None and bool(self._found_inf):
             self._refuse(float("nan"), gan)
+        if not math.isfinite(norm := nn.utils.get_total_norm(self.parameters).item()):
+            self._raise(f"the norm of the {self.name}'s weights became {norm}", gan)
 
     def _refuse(self, value: float, gan: GAN) -> None:
+        self._raise(f"the {self.name}'s loss became {value}", gan, "; its weights were not updated with it")
+
+    def _raise(self, what: str, gan: GAN, consequence: str = "") -> None:
         raise NonFinite(
-            f"the {self.name}'s loss became {value} at {gan.images_seen:,} images "
-            f"(D step {gan.d_steps:,}, G step {gan.g_steps:,}); its weights were not updated with it. "
+            f"{what} at {gan.images_seen:,} images (D step {gan.d_steps:,}, G step {gan.g_steps:,}){consequence}. "
             f"Lower optimizer.{self.name}.lr, set optimizer.clip_norm.{self.name}, or try another loss"
         )
 
@@ -64,7 +69,9 @@ class Player:
         """Updates the parameters with the accumulated gradient and forgets it."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if gan.world_size > 1:
-            average_over_processes(gradients)
+            average_over_processes(gradients if self._found_inf is None else [*gradients, self._found_inf])
+            if self._found_inf is not None:
+                self._found_inf.ceil_()  # a bad loss of one process keeps all of them from the step
         if self.clip_norm is not None or gan.measure_gradients:
             norm = nn.utils.get_total_norm(gradients)
             if self.clip_norm is not None:
@@ -89,10 +96,10 @@ class Player:
         torch._foreach_clamp_max_(self.parameters, limit)
 
 
-def average_over_processes(gradients: list[Tensor]) -> None:
-    """Replaces each gradient by its mean over all processes: one all-reduce for the whole player."""
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
+def average_over_processes(tensors: list[Tensor]) -> None:
+    """Replaces each tensor by its mean over all processes: one all-reduce for all of them."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(flat)
     flat /= torch.distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

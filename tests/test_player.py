@@ -248,6 +248,43 @@ def test_where_the_guard_does_not_sync_the_fused_step_is_skipped_and_the_next_ch
         gan.take_metrics()
 
 
+@pytest.mark.parametrize("bad", [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_a_bad_loss_of_one_process_keeps_all_from_the_step(bad, monkeypatch):
+    gan = ready(tiny_gan(optimizer=partial(adam, lr=0.1)))
+    gan.world_size = 2
+    one = gan.discriminator_player
+    one._found_inf = one.optimizer.found_inf = torch.tensor(float(bad[0]))
+
+    def add_the_other_process(flat: Tensor) -> None:
+        other = flat.clone()
+        other[-1] = bad[1]
+        flat += other
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", add_the_other_process)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    weights = copy_of(gan)
+    one.backward(one.parameters[0].sum(), gan)
+    one.step(gan)
+
+    assert float(one.optimizer.found_inf) == max(bad)  # the kernel compares with 1
+    assert same_weights(gan, weights) == any(bad)
+    if any(bad):
+        with pytest.raises(RunError, match="the discriminator's loss became nan"):
+            one.check_finite(gan)
+
+
+@EVERY_PLAYER
+def test_weights_that_are_not_finite_are_never_saved(player):
+    gan = ready(tiny_gan())
+    one = getattr(gan, f"{player}_player")
+    one.check_finite(gan)
+    one.parameters[-1].data.view(-1)[-1] = float("nan")
+    with pytest.raises(
+        RunError, match=f"the norm of the {player}'s weights became nan at 0 images .* optimizer.{player}.lr"
+    ):
+        one.check_finite(gan)
+
+
 def test_a_fused_step_is_taken_when_nothing_was_bad():
     gan = ready(tiny_gan(optimizer=partial(adam, lr=0.1)))
     plain = ready(tiny_gan(optimizer=partial(adam, lr=0.1)))

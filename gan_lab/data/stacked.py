@@ -2,7 +2,7 @@
 
 The test of mode collapse of Metz et al. 2017 (Unrolled GANs), VEEGAN (Srivastava et al. 2017) and PacGAN (Lin et al.
 2018): a classifier of single digits names the mode of each generated picture; reported are the number of modes that
-appear among 26,000 of them, and the KL divergence of their frequencies from those of the data.
+appear among 26,000 of them, and the KL divergence of their frequencies from equal ones.
 """
 
 from typing import Literal
