@@ -441,11 +441,14 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             f"batch_size={config['batch_size']} cannot be shared equally by accelerator.num_processes={processes} "
             f"times optimizer.accumulate={accumulate}{packs}; use a multiple of {share}"
         )
-    elif config["batch_size"] == share and "batch" in (
-        discriminator.get("norm"),
-        config["model"]["generator"].get("norm"),
-    ):
-        yield f"batch_size={config['batch_size']}: BatchNorm needs at least two samples in each pass; use a larger one"
+    elif (size := config["batch_size"]) == share:
+        if "batch" in (discriminator.get("norm"), config["model"]["generator"].get("norm")):
+            yield f"batch_size={size}: BatchNorm needs at least two samples in each pass; use a larger one"
+        if discriminator.get("minibatch_std", 0) > 0:
+            yield (
+                f"batch_size={size} gives D one sample in each pass, and "
+                f"model.discriminator.minibatch_std={discriminator['minibatch_std']} needs a group; use a larger one"
+            )
     if loss.get("weight_clip") and loss.get("penalty"):
         yield f"loss.weight_clip={loss['weight_clip']} beside loss.penalty: use one of them; set the other to null"
     try:

@@ -422,6 +422,16 @@ def test_batch_norm_needs_two_samples_in_each_pass() -> None:
     assert problems_of(composed("batch_size=8", "optimizer.accumulate=4")) == []
 
 
+def test_groups_of_samples_need_more_than_one_in_each_pass() -> None:
+    style = ["model=style", "model.discriminator.minibatch_std=4", "optimizer.accumulate=4"]
+    assert refused(*style, "batch_size=4") == [
+        "batch_size=4 gives D one sample in each pass, and model.discriminator.minibatch_std=4 needs a group; use a "
+        "larger one"
+    ]
+    assert problems_of(composed(*style, "batch_size=8")) == []
+    assert problems_of(composed(*style[:1], *style[2:], "batch_size=4")) == []
+
+
 @pytest.mark.parametrize("model", ["dcgan", "article_conv"])
 @pytest.mark.parametrize("dataset", ["gaussian_ring", "gaussian_grid"])
 def test_points_in_a_network_for_images(model: str, dataset: str) -> None:

@@ -1,6 +1,5 @@
 """The parts that the families share: normalisation by name, initialisation, sizes of a strided stack, resampling."""
 
-import math
 from typing import Literal, TypeVar
 
 import torch
@@ -71,7 +70,8 @@ class MinibatchStd(nn.Module):
     """features (N, C, H, W) -> (N, C + 1, H, W): one more channel, which says how much the samples of a group differ.
 
     Its value is the standard deviation over the group, averaged over channels and pixels (Karras et al. 2018, section
-    3). A group is `group_size` samples in a row, or fewer where N is no multiple of it: the largest divisor of both.
+    3). A group is `group_size` samples in a row; where N is no multiple of it, some groups have more, of fewer samples
+    there is one group.
     """
 
     def __init__(self, group_size: int):
@@ -79,7 +79,10 @@ class MinibatchStd(nn.Module):
         self.group_size = group_size
 
     def forward(self, features: Tensor) -> Tensor:
-        size = math.gcd(len(features), self.group_size)
+        num_groups = max(len(features) // self.group_size, 1)
+        if len(features) % num_groups > 0:
+            return torch.cat([self(group) for group in features.tensor_split(num_groups)])
+        size = len(features) // num_groups
         precise = torch.promote_types(features.dtype, torch.float32)  # squares of small differences, under autocast
         groups = features.to(precise).unflatten(0, (-1, size))
         variance = (groups - groups.mean(dim=1, keepdim=True)).square().mean(dim=1)

@@ -241,18 +241,21 @@ def test_dropout_of_nothing_of_all_and_outside_training():
     assert Dropout(0.3)(inputs.to("meta")).is_meta
 
 
-@pytest.mark.parametrize(("num", "group_size", "size"), [(8, 4, 4), (6, 4, 2), (5, 4, 1), (3, 8, 1), (8, 16, 8)])
-def test_minibatch_std_says_how_much_the_samples_of_a_group_differ(num, group_size, size):
+@pytest.mark.parametrize(
+    ("group_size", "sizes"),
+    [(4, [4, 4]), (4, [6]), (4, [5]), (8, [3]), (16, [8]), (4, [5, 4]), (4, [5, 5, 5, *[4] * 21])],
+)
+def test_minibatch_std_says_how_much_the_samples_of_a_group_differ(group_size, sizes):
     torch.manual_seed(0)
-    features = torch.randn(num, 3, 2, 2, dtype=torch.float64)
+    features = torch.randn(sum(sizes), 3, 2, 2, dtype=torch.float64)
     result = MinibatchStd(group_size)(features)
 
-    assert result.shape == (num, 4, 2, 2)
+    assert result.shape == (sum(sizes), 4, 2, 2)
     assert torch.equal(result[:, :3], features)
-    for start in range(0, num, size):  # samples in a row: those of real and fake, one after the other, stay apart
-        group = features[start : start + size]
+    # samples in a row: those of real and fake, one after the other, stay apart
+    for size, group, values in zip(sizes, features.split(sizes), result[:, 3].split(sizes), strict=True):
         expected = group.std(dim=0, unbiased=False).mean()
-        torch.testing.assert_close(result[start : start + size, 3], expected.expand(size, 2, 2), rtol=1e-6, atol=2e-4)
+        torch.testing.assert_close(values, expected.expand(size, 2, 2), rtol=1e-6, atol=2e-4)
 
 
 def test_minibatch_std_of_equal_samples_has_a_finite_gradient():
