@@ -50,11 +50,6 @@ class Configuration:
         return self.runs[0]
 
     @property
-    def is_provisional(self) -> bool:
-        """Whether its values are of runs that did not come to their end."""
-        return self.rank is None
-
-    @property
     def statuses(self) -> dict[str, int]:
         return dict(Counter(run.status for run in self.runs))
 
