@@ -87,10 +87,6 @@ def escaped(text: Any) -> str:
     return html.escape(str(text), quote=False)
 
 
-def arrow(way: Direction) -> str:
-    return "↑" if way == "maximize" else "↓"
-
-
 def axis_title(metric: str, way: Direction | None = None) -> str:
     better = {None: "", "maximize": ", more is better", "minimize": ", less is better"}[way]
     return escaped(UNITS.get(metric, metric)) + better
