@@ -29,7 +29,7 @@ LOG_METRICS = (
 )
 """What `Watch.on_metrics` looks at; everything else is ignored."""
 EVALUATION_METRICS = ("recall", "precision", "coverage", "diversity", "modes_covered", "discriminator/gap")
-"""What `Watch.on_evaluation` looks at beside the deciding metric, and the floors of the two; all else is ignored."""
+"""What `Watch.on_evaluation` looks at beside the deciding metric, and the floors of diversity and of that metric."""
 
 # These must hold for a number of images; the others for a number of log points or evaluations.
 _TIMED = frozenset({"discriminator_won", "vanishing_gradient"})
