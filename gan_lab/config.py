@@ -846,7 +846,7 @@ def build_gan(config: RunConfig, sample_shape: tuple[int, ...], label_shares: An
             optimizer.schedule,
             optimizer.accumulate,
         ),
-        penalties=[_build_penalty(node, key) for key, node in _penalties(asdict(config))],
+        penalties={key: _build_penalty(node, key) for key, node in _penalties(asdict(config))},
         augment=None if config.augment is None else _instantiate(config.augment, "augment"),
         packing=model.packing,
         warmup_images=round(config.loss.warmup_kimg * 1000),

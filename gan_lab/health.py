@@ -5,6 +5,7 @@ Only the standard library is imported, so that the rules can also be applied to 
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -27,11 +28,36 @@ LOG_METRICS = (
     "gradient_norm/discriminator",
 )
 """What `Watch.on_metrics` looks at; everything else is ignored."""
-EVALUATION_METRICS = ("recall", "precision", "coverage", "diversity_ratio", "modes_covered", "discriminator_gap")
-"""What `Watch.on_evaluation` looks at beside the deciding metric; everything else is ignored."""
+EVALUATION_METRICS = ("recall", "precision", "coverage", "diversity", "modes_covered", "discriminator/gap")
+"""What `Watch.on_evaluation` looks at beside the deciding metric, and the floors of diversity and of that metric."""
 
 # These must hold for a number of images; the others for a number of log points or evaluations.
 _TIMED = frozenset({"discriminator_won", "vanishing_gradient"})
+
+WON_LOSS_SHARE = 0.01
+WON_ACCURACY = 0.99
+"""discriminator_won is loss/discriminator above least_loss by less than this share of what blind_loss is, and
+discriminator/accuracy above this."""
+
+NUM_NORMS = 10
+"""A player's gradient norms of the first so many log points are its reference, by their median."""
+VANISHING_SHARE = 1e-3
+VANISHING_ACCURACY = 0.9
+VANISHING_NORM = 1e-9
+"""vanishing_gradient is a norm of G below the first, as a share of its reference, while D is right more often than the
+second; or below the third in any case."""
+EXPLODING_NORM = 100.0
+EXPLODING_FACTOR = 100.0
+"""exploding_gradient is a norm above the first, and above its player's reference times the second."""
+
+COLLAPSE_SHARE_OF_BUDGET = 0.2
+"""mode_collapse is not judged before this share of the budget is used."""
+MIN_DIVERSITY_SHARE = 0.5
+MIN_RECALL = 0.02
+MIN_PRECISION = 0.1
+MIN_MODES_SHARE = 0.5
+"""mode_collapse is a diversity below the first, as a share of its floor, or a recall below the second with a precision
+above the third, or fewer modes than the fourth, as a share of num_modes."""
 
 
 class Finding(NamedTuple):
@@ -42,6 +68,7 @@ class Finding(NamedTuple):
     message: str
 
 
+@dataclass(kw_only=True, eq=False)
 class Watch:
     """Finds the known failures of GAN training in what a run logs and evaluates.
 
@@ -57,84 +84,32 @@ class Watch:
         recover; a run of less than about 500 kimg should be given a fifth of its budget.
     patience_log_points: how many log points in a row exploding_gradient must hold.
     patience_evaluations: how many evaluations in a row the other three must hold.
-    won_loss_share, won_accuracy: discriminator_won is loss/discriminator above least_loss by less than this share of
-        what blind_loss is, and discriminator/accuracy above this.
-    num_norms: a player's gradient norms of the first so many log points are its reference, by their median.
-    vanishing_share, vanishing_norm, vanishing_accuracy: vanishing_gradient is a norm of G below the first, as a share
-        of its reference, while D is right more often than the third; or below the second in any case.
-    exploding_norm, exploding_factor: exploding_gradient is a norm above both exploding_norm and this many times its
-        player's reference.
-    collapse_share_of_budget: mode_collapse is not judged before this share of the budget is used.
-    min_diversity_ratio, min_recall, min_precision, min_modes_share: mode_collapse is a diversity_ratio below the first,
-        or a recall below the second with a precision above the third, or fewer modes than this share of num_modes.
     num_modes: modes of the data; None: unknown, modes_covered is not judged.
-    max_discriminator_gap: discriminator_overfitting is a discriminator_gap above this. Held-out images may differ from
+    max_discriminator_gap: discriminator_overfitting is a discriminator/gap above this. Held-out images may differ from
         the others by themselves (other writers, say), and good runs on little data reach 0.6.
     metric, larger_is_better: the deciding metric's name, None for none, and its direction.
-    late_factor: late_collapse is a deciding metric this many times worse than its best.
-    metric_floor: a smaller-is-better metric's value for real against real samples. A best below it counts as the
-        floor, as changes down there are noise. While the best is not above 0, a ratio to it means nothing and
-        late_collapse is not judged.
+    late_factor: late_collapse is a deciding metric this many times worse than its best. A smaller-is-better one's best
+        that is below its floor counts as the floor, as changes down there are noise. While the best is not above 0, a
+        ratio to it means nothing and late_collapse is not judged.
     """
 
-    def __init__(
-        self,
-        *,
-        blind_loss: float | None = None,
-        least_loss: float = 0.0,
-        patience_kimg: float = 100.0,
-        patience_log_points: int = 3,
-        patience_evaluations: int = 3,
-        won_loss_share: float = 0.01,
-        won_accuracy: float = 0.99,
-        vanishing_share: float = 1e-3,
-        vanishing_norm: float = 1e-9,
-        vanishing_accuracy: float = 0.9,
-        num_norms: int = 10,
-        exploding_norm: float = 100.0,
-        exploding_factor: float = 100.0,
-        collapse_share_of_budget: float = 0.2,
-        min_diversity_ratio: float = 0.5,
-        min_recall: float = 0.02,
-        min_precision: float = 0.1,
-        min_modes_share: float = 0.5,
-        num_modes: int | None = None,
-        max_discriminator_gap: float = 0.8,
-        metric: str | None = None,
-        larger_is_better: bool = False,
-        late_factor: float = 1.5,
-        metric_floor: float = 0.0,
-    ):
-        self.blind_loss = blind_loss
-        self.least_loss = least_loss
-        self.patience_kimg = patience_kimg
-        self.patience_log_points = patience_log_points
-        self.patience_evaluations = patience_evaluations
-        self.won_loss_share = won_loss_share
-        self.won_accuracy = won_accuracy
-        self.vanishing_share = vanishing_share
-        self.vanishing_norm = vanishing_norm
-        self.vanishing_accuracy = vanishing_accuracy
-        self.num_norms = num_norms
-        self.exploding_norm = exploding_norm
-        self.exploding_factor = exploding_factor
-        self.collapse_share_of_budget = collapse_share_of_budget
-        self.min_diversity_ratio = min_diversity_ratio
-        self.min_recall = min_recall
-        self.min_precision = min_precision
-        self.min_modes_share = min_modes_share
-        self.num_modes = num_modes
-        self.max_discriminator_gap = max_discriminator_gap
-        self.metric = metric
-        self.larger_is_better = larger_is_better
-        self.late_factor = late_factor
-        self.metric_floor = metric_floor
+    blind_loss: float | None = None
+    least_loss: float = 0.0
+    patience_kimg: float = 100.0
+    patience_log_points: int = 3
+    patience_evaluations: int = 3
+    num_modes: int | None = None
+    max_discriminator_gap: float = 0.8
+    metric: str | None = None
+    larger_is_better: bool = False
+    late_factor: float = 1.5
 
+    def __post_init__(self) -> None:
         self._active: set[str] = set()  # without non_finite, which `_non_finite` tells
         # What contradicts the present state of a problem: how many times in a row, and the images seen at the first.
         self._against: dict[str, tuple[int, int]] = {}
         self._non_finite: set[str] = set()  # metrics whose last value was not finite
-        self._norms: dict[str, list[float]] = {player: [] for player in PLAYERS}  # the first num_norms
+        self._norms: dict[str, list[float]] = {player: [] for player in PLAYERS}  # the first NUM_NORMS
         self._best: tuple[float, int] | None = None  # the deciding metric and images_seen
 
     @property
@@ -159,7 +134,7 @@ class Watch:
     def on_evaluation(self, images_seen: int, metrics: Mapping[str, float], *, share_of_budget: float) -> list[Finding]:
         """The problems that begin at this evaluation, in the order of PROBLEMS; reads EVALUATION_METRICS and `metric`.
 
-        A metric that is undefined, such as a discriminator_gap where D does not rank real above fake, must be left out.
+        A metric that is undefined, such as a discriminator/gap where D does not rank real above fake, must be left out.
         """
         names = EVALUATION_METRICS if self.metric is None else (self.metric, *EVALUATION_METRICS)
         found = [
@@ -169,12 +144,6 @@ class Watch:
             self._check_late_collapse(images_seen, metrics),
         ]
         return [finding for finding in found if finding is not None]
-
-    def forget_best(self) -> None:
-        """Begins anew with the deciding metric, for when its values cannot be compared with the earlier ones."""
-        self._best = None
-        self._active.discard("late_collapse")
-        self._against.pop("late_collapse", None)
 
     # ------------------------------------------------------------------ state
 
@@ -243,10 +212,10 @@ class Watch:
         if self.blind_loss is None or self.blind_loss <= 0:
             return None
         loss, accuracy = _value(metrics, "loss/discriminator"), _value(metrics, "discriminator/accuracy")
-        level = self.least_loss + self.won_loss_share * (self.blind_loss - self.least_loss)
+        level = self.least_loss + WON_LOSS_SHARE * (self.blind_loss - self.least_loss)
         holds = _both(
             None if loss is None else loss < level,
-            None if accuracy is None else accuracy > self.won_accuracy,
+            None if accuracy is None else accuracy > WON_ACCURACY,
         )
         first = self._begins("discriminator_won", holds, images_seen)
         if first is None:
@@ -256,7 +225,7 @@ class Watch:
             images_seen,
             f"From {first:,} to {images_seen:,} images loss/discriminator has stayed below "
             f"{level:.3g} (now {loss:.3g}; {self.blind_loss:.3g} where D cannot tell, {self.least_loss:.3g} at best), "
-            f"and discriminator/accuracy above {self.won_accuracy:.4g} (now {accuracy:.4g}): the discriminator has "
+            f"and discriminator/accuracy above {WON_ACCURACY:.4g} (now {accuracy:.4g}): the discriminator has "
             "won, and the generator learns next to nothing from it. Try penalty=r1, a lower "
             "optimizer.discriminator.lr, or another loss=... such as hinge or wgan_gp.",
         )
@@ -275,18 +244,18 @@ class Watch:
             usual = median(norms) if norms else None
             abnormal = False
             if player == "generator":
-                vanishing = norm < self.vanishing_norm
-                if usual is not None and len(norms) >= self.num_norms:
+                vanishing = norm < VANISHING_NORM
+                if usual is not None and len(norms) >= NUM_NORMS:
                     # A small gradient is no failure where D cannot tell the samples apart: then G has arrived.
-                    told_apart = metrics.get("discriminator/accuracy", 1.0) > self.vanishing_accuracy
-                    vanishing = vanishing or (norm < self.vanishing_share * usual and told_apart)
+                    told_apart = metrics.get("discriminator/accuracy", 1.0) > VANISHING_ACCURACY
+                    vanishing = vanishing or (norm < VANISHING_SHARE * usual and told_apart)
                     vanishing_against = f", against {usual:.2g} at the beginning"
                 abnormal = vanishing
-            if usual is not None and norm > self.exploding_norm and norm > self.exploding_factor * usual:
+            if usual is not None and norm > EXPLODING_NORM and norm > EXPLODING_FACTOR * usual:
                 exploding[player] = f"gradient_norm/{player} is {norm:,.4g}, {usual:.2g} at the beginning"
                 abnormal = True
             # Else a failure that begins early would become the norm that it is measured by.
-            if not abnormal and len(norms) < self.num_norms:
+            if not abnormal and len(norms) < NUM_NORMS:
                 norms.append(norm)
         return [
             self._vanishing(images_seen, metrics, vanishing, vanishing_against),
@@ -325,22 +294,23 @@ class Watch:
     def _check_mode_collapse(
         self, images_seen: int, metrics: Mapping[str, float], share_of_budget: float
     ) -> Finding | None:
-        if share_of_budget < self.collapse_share_of_budget:
+        if share_of_budget < COLLAPSE_SHARE_OF_BUDGET:
             return None
-        diversity, modes = _value(metrics, "diversity_ratio"), _value(metrics, "modes_covered")
+        diversity, floor = _value(metrics, "diversity"), _value(metrics, "diversity/floor")
+        modes = _value(metrics, "modes_covered")
         recall, precision = _value(metrics, "recall"), _value(metrics, "precision")
         few: list[tuple[bool | None, str]] = []  # each sign, None where unknown, and what is said of it
         narrow = _both(
-            None if recall is None else recall < self.min_recall,
-            None if precision is None else precision > self.min_precision,
+            None if recall is None else recall < MIN_RECALL,
+            None if precision is None else precision > MIN_PRECISION,
         )
-        if diversity is not None:
-            words = f"fakes are only {diversity:.2g} times as diverse as the data (diversity_ratio)"
-            few.append((diversity < self.min_diversity_ratio, words))
+        if diversity is not None and floor is not None:
+            words = f"diversity is {diversity:.3g}, less than {MIN_DIVERSITY_SHARE:g} of diversity/floor, {floor:.3g}"
+            few.append((diversity < MIN_DIVERSITY_SHARE * floor, words))
         few.append((narrow, f"recall is {_text(recall)} while precision is {_text(precision)}"))
         if modes is not None and self.num_modes is not None:
             words = f"modes_covered is {modes:g} of {self.num_modes}"
-            few.append((modes < self.min_modes_share * self.num_modes, words))
+            few.append((modes < MIN_MODES_SHARE * self.num_modes, words))
         known = [sign for sign, _ in few if sign is not None]
         holds = any(known) if known else None
         first = self._begins("mode_collapse", holds, images_seen)
@@ -356,7 +326,7 @@ class Watch:
         )
 
     def _check_discriminator_overfitting(self, images_seen: int, metrics: Mapping[str, float]) -> Finding | None:
-        gap = _value(metrics, "discriminator_gap")
+        gap = _value(metrics, "discriminator/gap")
         holds = None if gap is None else gap > self.max_discriminator_gap
         first = self._begins("discriminator_overfitting", holds, images_seen)
         if first is None:
@@ -364,7 +334,7 @@ class Watch:
         return Finding(
             "discriminator_overfitting",
             images_seen,
-            f"discriminator_gap is {gap:.2g} (0: held-out reals are judged like train reals, 1: like fakes) and has "
+            f"discriminator/gap is {gap:.2g} (0: held-out reals are judged like train reals, 1: like fakes) and has "
             f"been above {self.max_discriminator_gap:g} at {self.patience_evaluations} evaluations in a row since "
             f"{first:,} images: the discriminator knows its training set by heart. Try more data, "
             "model.discriminator.dropout=0.3 (model=mlp), a larger weight of penalty=r1, or a lower "
@@ -382,7 +352,7 @@ class Watch:
         if self.larger_is_better:
             holds = value < best / self.late_factor if best > 0 else None
         else:
-            reference = max(best, self.metric_floor)
+            reference = max(best, _value(metrics, f"{self.metric}/floor") or 0.0)
             holds = value > self.late_factor * reference if reference > 0 else None
         first = self._begins("late_collapse", holds, images_seen)
         if first is None:

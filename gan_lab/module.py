@@ -1,7 +1,7 @@
 """GAN: the LightningModule that holds both networks, their optimizers, the counters and the averaged generator."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -62,9 +62,10 @@ class GAN(LightningModule):
     and a counter. `batch_size` and every number of images are over all processes together.
 
     label_shares: how often each class occurs in the data, (num_classes,); None where there are no labels. encoder: what
-    `conditioning` finds latents with; learns with G. augment: what D sees of real and fake alike. packing: D judges so
-    many samples at once, side by side in their channels (Lin et al. 2018, PacGAN). warmup_images: so long D learns
-    alone. share_fakes: G's step goes on with the fakes of D's last one, instead of drawing its own.
+    `conditioning` finds latents with; learns with G. augment: what D sees of real and fake alike. penalties: by the
+    keys that their states have in checkpoints. packing: D judges so many samples at once, side by side in their
+    channels (Lin et al. 2018, PacGAN). warmup_images: so long D learns alone. share_fakes: G's step goes on with the
+    fakes of D's last one, instead of drawing its own.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class GAN(LightningModule):
         encoder: nn.Module | None = None,
         adversarial_loss: AdversarialLoss,
         optimization: Optimization,
-        penalties: Sequence[Penalty] = (),
+        penalties: Mapping[str, Penalty] | None = None,
         augment: Augment | None = None,
         packing: int = 1,
         warmup_images: int = 0,
@@ -107,11 +108,11 @@ class GAN(LightningModule):
         self.adversarial_loss = adversarial_loss
         self.optimization = optimization
         self.accumulate = optimization.accumulate
-        self.penalties = tuple(penalties)
+        self.penalties = dict(penalties or {})
         self.augment = augment
         # The states of loss, penalties and augmentation, by name; their owners keep these very dictionaries.
         states = {"loss": adversarial_loss.state, "augment": getattr(augment, "state", None)}
-        states |= {f"penalty {type(one).__name__}": getattr(one, "state", None) for one in self.penalties}
+        states |= {key: getattr(penalty, "state", None) for key, penalty in self.penalties.items()}
         self.memories: dict[str, dict[str, Tensor]] = {name: state for name, state in states.items() if state}
         self.packing = packing
         self.warmup_images = warmup_images
@@ -294,7 +295,7 @@ class GAN(LightningModule):
 
         In float32: where the networks pass in lower precision, penalties have passes of their own.
         """
-        penalties = [penalty for penalty in self.penalties if self.d_steps % every_steps(penalty) == 0]
+        penalties = [penalty for penalty in self.penalties.values() if self.d_steps % every_steps(penalty) == 0]
         if not penalties:
             return None
         start = self.rank * self.local_batch_size
@@ -355,7 +356,7 @@ class GAN(LightningModule):
         real, fake, sign = means
         if self.adversarial_loss.observe is not None:
             self.adversarial_loss.observe(real, fake)
-        for penalty in self.penalties:
+        for penalty in self.penalties.values():
             if hasattr(penalty, "observe"):
                 penalty.observe(real, fake, self.batch_size)
         if self.augment is not None:
@@ -458,7 +459,9 @@ class GAN(LightningModule):
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.generator_ema.load_state_dict(state["generator_ema"])
-        kept, needed = sorted(state.get("memories", {})), sorted(self.memories)
+        found = state.get("memories", {})
+        memories = {name.replace("penalty LeCam", "penalty.lecam"): found[name] for name in found}  # once by its class
+        kept, needed = sorted(memories), sorted(self.memories)
         if kept != needed:
             raise RuntimeError(f"it holds the states of [{', '.join(kept)}], and [{', '.join(needed)}] have one.")
         if self.encoder is not None:
@@ -468,7 +471,7 @@ class GAN(LightningModule):
         counters = state["counters"]
         self.images_seen = self.images_before = counters["images_seen"]
         self.d_steps, self.g_steps = counters["d_steps"], counters["g_steps"]
-        self.state_to_load = state
+        self.state_to_load = state | {"memories": memories}
 
     def _load_progress(self, state: dict[str, Any]) -> None:
         """Puts back what lives on the training device, once the optimizers exist."""

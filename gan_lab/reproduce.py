@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-NETWORKS = ("generator", "generator_ema", "discriminator")
 PLACES = ("system", "device", "gpu", "cores", "threads")
 """What run.json's `machine` says that numbers may depend on."""
 
@@ -279,11 +278,20 @@ def _value(text: str) -> float | str | None:
 
 
 def _equal_weights(original: Path, again: Path) -> dict[str, bool]:
-    """Whether the networks of the last checkpoints are equal to the last bit."""
-    if not last_checkpoint(again).is_file():
-        return dict.fromkeys(NETWORKS, False)
-    states = [read_checkpoint(last_checkpoint(run_dir)) for run_dir in (original, again)]
-    return {name: _equal(states[0][name], states[1][name]) for name in NETWORKS}
+    """Whether the networks that either run's last checkpoint has are equal to the last bit."""
+    one, other = _networks(original), _networks(again)
+    return {name: _equal(one.get(name, {}), other.get(name, {})) for name in one | other}
+
+
+def _networks(run_dir: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """The weights of each network of a run's last checkpoint; nothing where there is no checkpoint."""
+    path = last_checkpoint(run_dir)
+    state = read_checkpoint(path) if path.is_file() else {}
+    return {
+        name: part
+        for name, part in state.items()
+        if isinstance(part, dict) and part and all(isinstance(value, torch.Tensor) for value in part.values())
+    }
 
 
 def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

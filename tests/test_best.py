@@ -430,15 +430,28 @@ def points_at(value: float, num: int = 40) -> Tensor:
         (2, 0.5, -1, 0.5),
         (2, -4, -1, 2.0),
         (2, 3.5, -1, -0.5),
-        (1, 0, 1, 0.0),
-        (1, 0, 2, 0.0),
     ],
 )
 def test_gap(train_at: float, held_out_at: float, fake_at: float, gap: float) -> None:
-    """(train - held out) / (train - fake); 0 where D takes fakes for no less real than the training data."""
+    """(train - held out) / (train - fake)."""
     data, held_out = (Data(points_at(value), None, None) for value in (train_at, held_out_at))
     found = discriminator_gap(gan_of(FirstPixel()), data, held_out, points_at(fake_at))
     assert found == pytest.approx(gap, abs=1e-6)
+
+
+@pytest.mark.parametrize("fake_at", [1, 2])
+def test_no_gap_where_fakes_are_taken_for_no_less_real_than_training_data(fake_at: float) -> None:
+    """It would have no meaning, and as a number contradict what the health watch has found."""
+    data, held_out = (Data(points_at(value), None, None) for value in (1, 0))
+    assert discriminator_gap(gan_of(FirstPixel()), data, held_out, points_at(fake_at)) is None
+
+
+def test_a_gap_that_is_not_there_is_not_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gan_lab.callbacks.evaluation.discriminator_gap", lambda *given: None)
+    done(*RUN, "budget.kimg=0.016", cwd=tmp_path)
+    assert "fd/floor" in record_of(tmp_path / "run")["metrics"]
+    assert "discriminator/gap" not in record_of(tmp_path / "run")["metrics"]
+    assert "discriminator/gap" not in evaluations_of(tmp_path / "run")[0]
 
 
 def test_gap_of_images() -> None:

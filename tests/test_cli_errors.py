@@ -245,7 +245,7 @@ def test_checkpoint_of_another_model(run: Path) -> None:
     )
     assert found.endswith("Undo the changes to what it was trained with, or start a new run")
     found = refused("resume", "run=run", "penalty=lecam", cwd=run.parent, code=1)
-    assert "describes: it holds the states of [], and [penalty LeCam] have one. Undo the changes" in found
+    assert "describes: it holds the states of [], and [penalty.lecam] have one. Undo the changes" in found
     assert done("resume", "run=run", "budget.kimg=0.08", cwd=run.parent).out == "run: run\n"
     assert record_of(run)["images_seen"] == 80
 

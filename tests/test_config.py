@@ -466,12 +466,19 @@ def test_metrics_that_a_kind_of_data_does_not_have() -> None:
 def test_penalties_are_plain_partials() -> None:
     """Those of Hydra decide at each call whether it is allowed, which takes half a millisecond."""
     gan = build_gan(typed("model=mlp", "loss=wgan_gp", "penalty=[r1,lecam]", "penalty.r1.every=4"), (1, 8, 8))
-    first, second, third = gan.penalties
+    assert list(gan.penalties) == ["loss.penalty", "penalty.r1", "penalty.lecam"]
+    first, second, third = gan.penalties.values()
     for one, name in ((first, "wgan_gp"), (second, "r1")):
         assert type(one) is partial
         assert one.func.__name__ == name
     assert second.keywords["every"] == 4
     assert type(third).__name__ == "LeCam"
+
+
+def test_two_penalties_of_one_class_have_a_state_each() -> None:
+    gan = build_gan(typed("model=mlp", "penalty=lecam", "+penalty.second._target_=gan_lab.penalties.LeCam"), (1, 8, 8))
+    assert list(gan.memories) == ["penalty.lecam", "penalty.second"]
+    assert gan.memories["penalty.lecam"] is not gan.memories["penalty.second"]
 
 
 def test_objective_that_is_not_measured() -> None:

@@ -318,14 +318,17 @@ def test_the_reference_is_the_median_of_the_first_ten_norms():
 # ------------------------------------------------------------------ mode collapse
 
 
+FEW, MANY = ({"diversity": value, "diversity/floor": 10.0} for value in (1.0, 9.0))
 COLLAPSED = [
-    ({"diversity_ratio": 0.5 * BELOW}, ("0.5", "diversity_ratio")),
+    ({"diversity": 5 * BELOW, "diversity/floor": 10.0}, ("diversity is 5, less than 0.5 of diversity/floor, 10",)),
     ({"recall": 0.02 * BELOW, "precision": 0.1 * ABOVE}, ("recall is 0.02", "precision is 0.1")),
     ({"modes_covered": 12.0}, ("modes_covered is 12 of 25",)),
-    ({"diversity_ratio": 0.1, "recall": 0.5, "precision": 0.5, "modes_covered": 25.0}, ("0.1",)),
+    ({**FEW, "recall": 0.5, "precision": 0.5, "modes_covered": 25.0}, ("diversity is 1",)),
 ]
 DIVERSE = [
-    {"diversity_ratio": 0.5},
+    {"diversity": 5.0, "diversity/floor": 10.0},
+    {"diversity": 0.1},
+    {"diversity": 0.0, "diversity/floor": 0.0},
     {"recall": 0.02, "precision": 0.9},
     {"recall": 0.0, "precision": 0.1},
     {"recall": 0.0},
@@ -365,24 +368,21 @@ def test_modes_are_not_judged_where_their_number_is_unknown():
 
 def test_early_evaluations_do_not_count():
     watch = Watch()
-    few = {"diversity_ratio": 0.1}
 
-    assert evaluate(watch, *[few] * 10, share=0.199) == []
-    assert evaluate(watch, few, few, share=0.2) == []
-    assert len(evaluate(watch, few, share=0.2)) == 1
+    assert evaluate(watch, *[FEW] * 10, share=0.199) == []
+    assert evaluate(watch, FEW, FEW, share=0.2) == []
+    assert len(evaluate(watch, FEW, share=0.2)) == 1
 
 
 def test_two_noisy_evaluations_are_no_collapse():
-    few, many = {"diversity_ratio": 0.1}, {"diversity_ratio": 0.9}
-
-    assert evaluate(Watch(), *[few, few, many] * 5) == []
+    assert evaluate(Watch(), *[FEW, FEW, MANY] * 5) == []
 
 
 def test_an_evaluation_without_the_metric_neither_counts_nor_interrupts():
-    few, other = {"diversity_ratio": 0.1}, {"sliced_wasserstein": 1.0}
+    other = {"sliced_wasserstein": 1.0}
     watch = Watch()
 
-    assert when(evaluate(watch, few, other, few, other, few)) == [("mode_collapse", 5 * STEP)]
+    assert when(evaluate(watch, FEW, other, FEW, other, FEW)) == [("mode_collapse", 5 * STEP)]
     assert evaluate(watch, *[other] * 5) == []
     assert watch.active == {"mode_collapse"}
 
@@ -392,16 +392,30 @@ def test_an_evaluation_without_the_metric_neither_counts_nor_interrupts():
 
 def test_discriminator_overfitting_at_three_evaluations():
     watch = Watch()
-    findings = evaluate(watch, *[{"discriminator_gap": 0.8 * ABOVE}] * 10, share=0.0)
+    findings = evaluate(watch, *[{"discriminator/gap": 0.8 * ABOVE}] * 10, share=0.0)
 
     assert when(findings) == [("discriminator_overfitting", 3 * STEP)]
-    for part in ("0.8", "10,000", "model.discriminator.dropout", "penalty=r1", "checkpoints/best.ckpt"):
+    for part in (
+        "discriminator/gap is 0.8",
+        "10,000",
+        "model.discriminator.dropout",
+        "penalty=r1",
+        "checkpoints/best.ckpt",
+    ):
         assert part in findings[0].message
 
 
+def test_overfitting_does_not_end_where_the_gap_is_not_known():
+    watch = Watch()
+    over = {"discriminator/gap": 0.9}
+
+    assert len(evaluate(watch, over, over, over, *[{"recall": 0.5}] * 10)) == 1
+    assert watch.active == {"discriminator_overfitting"}
+
+
 def test_no_overfitting():
-    assert evaluate(Watch(), *[{"discriminator_gap": 0.8}] * 10) == []
-    assert evaluate(Watch(), *[{"discriminator_gap": gap} for gap in (0.9, 0.9, 0.4) * 5]) == []
+    assert evaluate(Watch(), *[{"discriminator/gap": 0.8}] * 10) == []
+    assert evaluate(Watch(), *[{"discriminator/gap": gap} for gap in (0.9, 0.9, 0.4) * 5]) == []
 
 
 # ------------------------------------------------------------------ late collapse
@@ -448,11 +462,12 @@ def test_larger_is_better_with_a_best_that_is_not_positive():
 
 
 def test_the_floor_of_the_metric_is_the_least_reference():
-    floor = {"metric": "fid", "metric_floor": 0.1}
+    def found(*values: float) -> list[Finding]:
+        return evaluate(Watch(metric="fid"), *[{**fid, "fid/floor": 0.1} for fid in fids(*values)])
 
-    assert evaluate(Watch(**floor), *fids(-0.01, 0.05, *[0.15 * BELOW] * 10)) == []
-    assert len(evaluate(Watch(**floor), *fids(-0.01, 0.05, *[0.15 * ABOVE] * 10))) == 1
-    assert evaluate(Watch(**floor), *fids(0.2, *[0.3] * 10)) == []
+    assert found(-0.01, 0.05, *[0.15 * BELOW] * 10) == []
+    assert len(found(-0.01, 0.05, *[0.15 * ABOVE] * 10)) == 1
+    assert found(0.2, *[0.3] * 10) == []
 
 
 def test_without_a_deciding_metric_there_is_no_late_collapse():
@@ -466,17 +481,6 @@ def test_a_new_best_ends_a_late_collapse_like_any_good_evaluation():
     assert evaluate(watch, *fids(5, 5, 5)) == []
     assert watch.active == set()
     assert len(evaluate(watch, *fids(20, 20, 20))) == 1
-
-
-def test_forget_best():
-    watch = Watch(metric="fid")
-    evaluate(watch, *fids(10, 20, 20, 20))
-    watch.forget_best()
-    assert watch.active == set()
-
-    assert evaluate(watch, *fids(100, 100, 100, 100, 151, 151)) == []
-    watch.forget_best()
-    assert evaluate(watch, *fids(151, 151, 151)) == []
 
 
 # ------------------------------------------------------------------ whole runs
@@ -503,9 +507,10 @@ def healthy_run(seed: int, num: int = 600) -> list[tuple[str, int, dict[str, flo
                 "recall": 0.6 * share,
                 "precision": min(0.8, 2 * share),
                 "coverage": share,
-                "diversity_ratio": 0.2 if share < 0.15 else rng.uniform(0.7, 1.1),
+                "diversity": 0.2 if share < 0.15 else rng.uniform(0.7, 1.1),
+                "diversity/floor": 1.0,
                 "modes_covered": float(int(25 * min(1, 3 * share))),
-                "discriminator_gap": rng.uniform(-0.1, 0.3) + 0.2 * share,
+                "discriminator/gap": rng.uniform(-0.1, 0.3) + 0.2 * share,
             }
             calls.append(("evaluation", images, evaluation, share))
     return calls
@@ -551,11 +556,11 @@ def sick_run() -> list[tuple[str, int, dict[str, float], float]]:
         if index % 5 == 0:
             evaluation = {
                 "fid": 100.0 if bad else 20.0 + rng.random(),
-                "diversity_ratio": 0.1 if bad else 0.9,
-                "discriminator_gap": 0.9 if bad else 0.1,
+                "diversity": 0.1 if bad else 0.9,
+                "discriminator/gap": 0.9 if bad else 0.1,
             }
             some = {name: value for name, value in evaluation.items() if rng.random() < 0.9}
-            calls.append(("evaluation", images, some, share))
+            calls.append(("evaluation", images, some | {"diversity/floor": 1.0}, share))
     return calls
 
 
@@ -603,7 +608,7 @@ def test_problems_that_begin_together_come_in_their_order():
     evaluate(watch, *fids(1))
     findings = log(watch, {LOSS: 0.0, "loss/generator": math.inf, ACCURACY: 1.0, G_NORM: 1e-5, D_NORM: 1e5})
     watch.on_metrics(0, {"loss/generator": 1.0})
-    sick = {"fid": 2.0, "recall": math.nan, "diversity_ratio": 0.1, "discriminator_gap": 0.9}
+    sick = {"fid": 2.0, "recall": math.nan, **FEW, "discriminator/gap": 0.9}
 
     assert [finding.problem for finding in findings] == list(PROBLEMS[:4])
     assert [finding.problem for finding in evaluate(watch, sick)] == ["non_finite", *PROBLEMS[4:]]

@@ -26,6 +26,7 @@ LEAVES = (
     "optimizers",
     "models",
     "metrics",
+    "tolerant",
 )
 MATHEMATICS = {"losses", "penalties", "models", "metrics", "optimizers", "ema", "streams", "constraints", "errors"}
 

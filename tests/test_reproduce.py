@@ -185,7 +185,7 @@ def test_other_settings_are_found_out(run: Path) -> None:
     words = in_words(result).splitlines()
     assert words[0].startswith("different: first in loss/discriminator at 512 images: ")
     assert words[1].startswith("largest relative difference of the final metrics: ")
-    assert words[2] == "weights: generator, generator_ema, discriminator differ"
+    assert words[2] == "weights: generator, discriminator, generator_ema differ"
     assert words[3].startswith("best: fd ")
     assert f"torch: 1.0; now {result['differs']['torch'][1]}" in words
     assert any(line.startswith("commit: abc; now ") for line in words)
@@ -261,7 +261,9 @@ def test_a_run_that_cannot_be_written_to(run: Path, monkeypatch: pytest.MonkeyPa
 # ---------------------------------------------------------------------- the comparison
 
 
-def written(run_dir: Path, rows: list[dict[str, Any]], weights: torch.Tensor, **record: Any) -> RunRecord:
+def written(
+    run_dir: Path, rows: list[dict[str, Any]], weights: torch.Tensor, encoder: torch.Tensor | None = None
+) -> RunRecord:
     run_dir.mkdir()
     with (run_dir / "metrics.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for row in rows for name in row)))
@@ -269,8 +271,11 @@ def written(run_dir: Path, rows: list[dict[str, Any]], weights: torch.Tensor, **
         writer.writerows(rows)
     (run_dir / "checkpoints").mkdir()
     networks = {name: {"weight": weights} for name in ("generator", "generator_ema", "discriminator")}
-    write_tensors(run_dir / "checkpoints" / "last.ckpt", {"format": "gan_lab checkpoint 1", **networks})
-    return RunRecord(run_dir, record)
+    if encoder is not None:
+        networks["encoder"] = {"weight": encoder}
+    others = {"counters": {"images_seen": 20}, "recorded": {"sums": {}, "counts": {}}}
+    write_tensors(run_dir / "checkpoints" / "last.ckpt", {"format": "gan_lab checkpoint 1", **networks, **others})
+    return RunRecord(run_dir, {"best": None})
 
 
 ROWS = [
@@ -281,7 +286,7 @@ WEIGHTS = torch.tensor([0.0, float("nan"), 1.0])
 
 
 def compared(tmp_path: Path, rows: list[dict[str, Any]], weights: torch.Tensor = WEIGHTS, images: int = 20) -> Any:
-    original = written(tmp_path / "original", ROWS, WEIGHTS, best=None)
+    original = written(tmp_path / "original", ROWS, WEIGHTS)
     return compare(original, written(tmp_path / "again", rows, weights), images) | {"notes": []}
 
 
@@ -379,3 +384,16 @@ def test_weights_are_compared_to_the_last_bit(weights: torch.Tensor, tmp_path: P
         "different: 2 rows of 2 metrics are equal, and yet not all else is",
         "weights: generator, generator_ema, discriminator differ",
     ]
+
+
+@pytest.mark.parametrize("encoders", [(WEIGHTS, WEIGHTS + 1), (WEIGHTS, None), (None, WEIGHTS)])
+def test_an_encoder_is_compared_where_either_run_has_one(
+    encoders: tuple[torch.Tensor | None, torch.Tensor | None], tmp_path: Path
+) -> None:
+    original, again = (
+        written(tmp_path / name, ROWS, WEIGHTS, encoder)
+        for name, encoder in zip(("original", "again"), encoders, strict=True)
+    )
+    result = compare(original, again, 20)
+    assert not result["same"]
+    assert [name for name, is_equal in result["weights"].items() if not is_equal] == ["encoder"]

@@ -12,7 +12,7 @@ from gan_lab.data import Data
 from gan_lab.data.batches import RealData
 from gan_lab.losses import AdversarialLoss, vanilla, wasserstein
 from gan_lab.models.mlp import Discriminator, Generator
-from gan_lab.module import GAN, Optimization, OptimizerFactory
+from gan_lab.module import GAN, Optimization, OptimizerFactory, Penalty
 from gan_lab.penalties import wgan_gp
 
 LATENT_DIM = 4
@@ -41,8 +41,10 @@ def tiny_gan(
     optimization: dict[str, Any] | None = None,
     initialisation: int = 0,
     adversarial_loss: AdversarialLoss = vanilla(),  # noqa: B008
+    penalties: Sequence[Penalty] = (),
     **settings: Any,
 ) -> GAN:
+    """penalties: by the keys penalty.0, penalty.1, ..."""
     torch.manual_seed(initialisation)
     size: dict[str, Any] = {"sample_shape": sample_shape, "width": 8, "depth": 2}
     generator_network = Generator(latent_dim=LATENT_DIM, norm=generator_norm, **size)  # type: ignore[arg-type]
@@ -56,6 +58,7 @@ def tiny_gan(
         latent_dim=LATENT_DIM,
         adversarial_loss=adversarial_loss,
         optimization=Optimization(optimizer, optimizer, **(optimization or {})),
+        penalties={f"penalty.{index}": penalty for index, penalty in enumerate(penalties)},
         **{"batch_size": BATCH_SIZE, "budget_images": 1000, **settings},
     )
 

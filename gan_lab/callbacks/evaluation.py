@@ -136,7 +136,8 @@ class Evaluate(Callback):
         metrics = scores | {f"{name}/floor": value for name, value in floor.items()}
         if evaluator.held_out is not None:
             train = trainer.datamodule.data  # type: ignore[attr-defined]
-            metrics["discriminator/gap"] = discriminator_gap(gan, train, evaluator.held_out, fake, labels)
+            gap = discriminator_gap(gan, train, evaluator.held_out, fake, labels)
+            metrics |= {} if gap is None else {"discriminator/gap": gap}
         name = "points" if evaluator.extractor is None else f"{card['extractor_name']} {card['extractor_hash']}"
         log.info(
             f"{gan.images_seen:,} images: {in_words(scores, floor)} "
@@ -199,10 +200,12 @@ def read_classes(network: nn.Module, conditioning: Conditioning, evaluator: Eval
     return names
 
 
-def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor, fake_labels: Tensor | None = None) -> float:
+def discriminator_gap(
+    gan: GAN, train: Data, held_out: Data, fake: Tensor, fake_labels: Tensor | None = None
+) -> float | None:
     """(mean logit on train - on held-out reals) / (on train - on fakes): 0 for a D that generalises, 1 for one that
-    takes what it has not seen for fake (the overfitting measure r_v of Karras et al. 2020, ADA, equation 1). 0 too for
-    a D that does not rank train above fakes."""
+    takes what it has not seen for fake (the overfitting measure r_v of Karras et al. 2020, ADA, equation 1). None for a
+    D that does not rank train above fakes."""
     means = []
     for samples, labels in ((train.samples, train.labels), (held_out.samples, held_out.labels), (fake, fake_labels)):
         chosen = torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))[:NUM_FOR_GAP]
@@ -215,4 +218,4 @@ def discriminator_gap(gan: GAN, train: Data, held_out: Data, fake: Tensor, fake_
         means.append(torch.cat(logits).double().mean().item())
     on_train, on_held_out, on_fake = means
     told_apart = on_train - on_fake > 1e-4 * max(abs(on_train), abs(on_fake))  # else the ratio would be rounding
-    return (on_train - on_held_out) / (on_train - on_fake) if told_apart else 0.0
+    return (on_train - on_held_out) / (on_train - on_fake) if told_apart else None

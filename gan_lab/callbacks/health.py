@@ -93,13 +93,7 @@ class Health(Callback):
         if "loss/discriminator" in published:
             findings += self.watch.on_metrics(gan.images_seen, published)
         if any(name.endswith("/floor") for name in published):
-            seen = dict(published)
-            if "diversity/floor" in seen:
-                seen["diversity_ratio"] = seen["diversity"] / seen["diversity/floor"]
-            if "discriminator/gap" in seen:
-                seen["discriminator_gap"] = seen["discriminator/gap"]
-            self.watch.metric_floor = seen.get(f"{self.objective}/floor", 0.0)
-            findings += self.watch.on_evaluation(gan.images_seen, seen, share_of_budget=gan.share_of_budget)
+            findings += self.watch.on_evaluation(gan.images_seen, published, share_of_budget=gan.share_of_budget)
         for finding in findings:
             if trainer.is_global_zero:
                 log.warning(f"warning: {finding.problem}: {finding.message}")

@@ -92,7 +92,7 @@ class Profile(Callback):
         if done == 0:
             self._start(gan)
         elif done == self.num_cycles:
-            self._stop(gan)
+            self._stop()
             os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it would chat on stderr
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gan.device.type == "cuda" else [])]
             self._profiler = torch.profiler.profile(activities=activities)
@@ -136,7 +136,7 @@ class Profile(Callback):
         gan.training_step = then_callbacks  # type: ignore[assignment,method-assign]
         watch.switch(OUTSIDE)
 
-    def _stop(self, gan: GAN) -> None:
+    def _stop(self) -> None:
         """Takes the stopwatch away."""
         assert self._watch is not None
         for owner, attribute, before in reversed(self._untimed):

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gan_lab.callbacks.base import Callback
-from gan_lab.constraints import PositiveFloat
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
     from gan_lab.module import GAN
+
+AGREE_EVERY_IMAGES = 1000
+"""At each multiple of so many images several processes agree whether to stop."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,11 +51,10 @@ def terminable() -> Iterator[None]:
 class Stop(Callback):
     """Stops the Trainer after a whole cycle: at the image budget, at the time budget, or after SIGINT or SIGTERM.
 
-    A second SIGINT stops at once. Several processes agree once every `agree_every_kimg` images.
+    A second SIGINT stops at once.
     """
 
-    def __init__(self, *, agree_every_kimg: PositiveFloat = 1.0):
-        self.agree_every_images = agree_every_kimg * 1000
+    def __init__(self) -> None:
         self._started = self._seconds_before = 0.0
         self.signal_number: int | None = None
         self._previous: dict[int, Any] = {}
@@ -81,7 +82,7 @@ class Stop(Callback):
         out_of_time = gan.budget_seconds is not None and gan.wall_seconds >= gan.budget_seconds
         stop, asked = self.signal_number or 0, gan.stop_asked
         if trainer.world_size > 1:
-            if not gan.due(self.agree_every_images):
+            if not gan.due(AGREE_EVERY_IMAGES):
                 return
             agreed = torch.tensor([float(out_of_time), float(stop), float(asked)], device=gan.device)
             torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX)

@@ -22,6 +22,9 @@ DASHES = ("solid", "dash", "dot")
 OTHERS = "#9aa3ad"
 NUM_STYLES = len(COLOURS) * len(DASHES)
 
+MARGIN = {"l": 20, "r": 20, "t": 30, "b": 50}
+LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0}
+
 MOST_ROWS = 20
 MOST_SLICES = 12
 MOST_TICKS = 8
@@ -87,10 +90,6 @@ def escaped(text: Any) -> str:
     return html.escape(str(text), quote=False)
 
 
-def arrow(way: Direction) -> str:
-    return "↑" if way == "maximize" else "↓"
-
-
 def axis_title(metric: str, way: Direction | None = None) -> str:
     better = {None: "", "maximize": ", more is better", "minimize": ", less is better"}[way]
     return escaped(UNITS.get(metric, metric)) + better
@@ -98,6 +97,16 @@ def axis_title(metric: str, way: Direction | None = None) -> str:
 
 def _axis(title: str, **options: Any) -> dict[str, Any]:
     return {"title": {"text": title}, "automargin": True, **options}
+
+
+def _names_axis() -> dict[str, Any]:
+    """Names below one another, the first on top."""
+    return _axis("", autorange="reversed", type="category")
+
+
+def _dots(x: Sequence[Any], y: Sequence[Any], hover: str, **options: Any) -> dict[str, Any]:
+    """A point for each x and y; hover: what is said of the one under the mouse, with %{x}, %{y} and %{text}."""
+    return {"type": "scatter", "mode": "markers", "x": x, "y": y, "hovertemplate": hover, **options}
 
 
 def _scale(values: Sequence[float], is_log: bool) -> dict[str, Any]:
@@ -125,32 +134,19 @@ def seeds_figure(board: Board, number: int, style_of: dict[str, Style]) -> Figur
     names = [_unique(board.row_label(row), index) for index, row in enumerate(rows)]
     data: list[dict[str, Any]] = []
     for row, name in zip(rows, names, strict=True):
-        style = style_of[row.best_run.name]
-        values = [run.value(metric) for run in row.counted]
         data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "x": values,
-                "y": [name] * len(values),
-                "text": [escaped(f"{run.name}, {run.seed_text}") for run in row.counted],
-                "hovertemplate": "%{text}: %{x:.4g}<extra></extra>",
-                "marker": {"color": style.colour, "size": 9, "opacity": 0.65},
-                "showlegend": False,
-            }
+            _dots(
+                [run.value(metric) for run in row.counted],
+                [name] * len(row.counted),
+                "%{text}: %{x:.4g}<extra></extra>",
+                text=[escaped(f"{run.name}, {run.seed_text}") for run in row.counted],
+                marker={"color": style_of[row.best_run.name].colour, "size": 9, "opacity": 0.65},
+                showlegend=False,
+            )
         )
-    data.append(
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "name": "mean",
-            "x": [row.values[metric].mean for row in rows],
-            "y": names,
-            "hovertemplate": "mean %{x:.4g}<extra></extra>",
-            "marker": {"symbol": "line-ns-open", "size": 18, "line": {"width": 3}, "color": OTHERS},
-            "showlegend": False,
-        }
-    )
+    means = [row.values[metric].mean for row in rows]
+    mark = {"symbol": "line-ns-open", "size": 18, "line": {"width": 3}, "color": OTHERS}
+    data.append(_dots(means, names, "mean %{x:.4g}<extra></extra>", name="mean", marker=mark, showlegend=False))
     every = [value for entry in data for value in entry["x"]]
     floor = board.floor.get(metric)
     is_near = floor is not None and min(every) <= FAR * floor and floor <= FAR * max(every)
@@ -170,9 +166,9 @@ def seeds_figure(board: Board, number: int, style_of: dict[str, Style]) -> Figur
         data,
         {
             "xaxis": _axis(axis_title(metric, board.objectives[metric]), **scale),
-            "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "title": {"text": ""}},
+            "yaxis": _names_axis(),
             "shapes": [_vertical(floor)] if floor is not None and is_near else [],
-            "margin": {"l": 20, "r": 20, "t": 30, "b": 50},
+            "margin": MARGIN,
         },
     )
 
@@ -289,10 +285,10 @@ def _importances(study: Study, number: int) -> Figure:
         {
             "barmode": "group",
             "xaxis": _axis("share of variance explained", tickformat=".0%", rangemode="tozero"),
-            "yaxis": {"autorange": "reversed", "automargin": True, "type": "category", "title": {"text": ""}},
+            "yaxis": _names_axis(),
             "showlegend": len(data) > 1,
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-            "margin": {"l": 20, "r": 50, "t": 30, "b": 50},
+            "legend": LEGEND,
+            "margin": {**MARGIN, "r": 50},
         },
     )
 
@@ -328,49 +324,32 @@ def _history(study: Study, number: int, objective: str, keys: Sequence[str]) -> 
     data: list[dict[str, Any]] = []
     scored = _scored(study, objective)
     for status, runs in scored.items():
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": escaped(status),
-                "x": [_number(study, run) for run in runs],
-                "y": [run.value(objective) for run in runs],
-                "text": [_trial(run, keys) for run in runs],
-                "hovertemplate": "%{text}<br>" + escaped(objective) + " %{y:.4g}<extra>" + escaped(status) + "</extra>",
-                "marker": _mark(status),
-            }
-        )
+        x, y = [_number(study, run) for run in runs], [run.value(objective) for run in runs]
+        hover = "%{text}<br>" + escaped(objective) + " %{y:.4g}<extra>" + escaped(status) + "</extra>"
+        texts = [_trial(run, keys) for run in runs]
+        data.append(_dots(x, y, hover, text=texts, name=escaped(status), marker=_mark(status)))
     finished = sorted(scored.get("finished", []), key=lambda run: _number(study, run))
     best: list[float] = []
     for run in finished:
         reached = run.value(objective) or 0.0
         best.append(reached if not best else max(best[-1], reached) if way == "maximize" else min(best[-1], reached))
     data.append(
-        {
-            "type": "scatter",
-            "mode": "lines",
-            "name": "best so far",
-            "x": [_number(study, run) for run in finished],
-            "y": best,
-            "line": {"shape": "hv", "color": COLOURS[0], "width": 2},
-            "hovertemplate": "best so far %{y:.4g}<extra></extra>",
-        }
+        _dots(
+            [_number(study, run) for run in finished],
+            best,
+            "best so far %{y:.4g}<extra></extra>",
+            mode="lines",
+            name="best so far",
+            line={"shape": "hv", "color": COLOURS[0], "width": 2},
+        )
     )
     failed = [run for run in study.runs if run.status == "failed"]
     if failed:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "failed",
-                "x": [_number(study, run) for run in failed],
-                "y": [0.02] * len(failed),
-                "yaxis": "y2",
-                "text": [f"{_trial(run, keys)}<br>{escaped(run.kind or 'failed')}" for run in failed],
-                "hovertemplate": "%{text}<extra>failed</extra>",
-                "marker": {"symbol": "x", "color": "#c9504f", "size": 7},
-            }
-        )
+        x, y = [_number(study, run) for run in failed], [0.02] * len(failed)
+        texts = [f"{_trial(run, keys)}<br>{escaped(run.kind or 'failed')}" for run in failed]
+        mark = {"symbol": "x", "color": "#c9504f", "size": 7}
+        hover = "%{text}<extra>failed</extra>"
+        data.append(_dots(x, y, hover, text=texts, name="failed", yaxis="y2", marker=mark))
     values = [value for runs in scored.values() for run in runs if (value := run.value(objective)) is not None]
     return Figure(
         f"history-{number}-{objective}",
@@ -385,8 +364,8 @@ def _history(study: Study, number: int, objective: str, keys: Sequence[str]) -> 
             "xaxis": _axis("trial", rangemode="tozero"),
             "yaxis": _axis(axis_title(objective, way), **_wide(values)),
             "yaxis2": {"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True},
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-            "margin": {"l": 20, "r": 20, "t": 30, "b": 50},
+            "legend": LEGEND,
+            "margin": MARGIN,
         },
     )
 
@@ -407,9 +386,10 @@ def _slices(study: Study, number: int, objective: str, keys: Sequence[str]) -> F
     data: list[dict[str, Any]] = []
     layout: dict[str, Any] = {
         "grid": {"rows": rows, "columns": columns, "pattern": "independent", "xgap": 0.12, "ygap": 0.36 / rows + 0.12},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "margin": {"l": 20, "r": 20, "t": 30, "b": 50},
+        "legend": LEGEND,
+        "margin": MARGIN,
     }
+    hover = "%{text}<br>" + escaped(objective) + " %{y:.4g}<extra></extra>"
     for index, parameter in enumerate(drawn):
         suffix = "" if index == 0 else str(index + 1)
         layout[f"xaxis{suffix}"] = _slice_axis(parameter, study.runs)
@@ -419,20 +399,18 @@ def _slices(study: Study, number: int, objective: str, keys: Sequence[str]) -> F
         for status, runs in scored.items():
             having = [run for run in runs if parameter.key in run.params]
             data.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "name": escaped(status),
-                    "legendgroup": status,
-                    "showlegend": index == 0,
-                    "x": [_slice_value(parameter, run) for run in having],
-                    "y": [run.value(objective) for run in having],
-                    "xaxis": f"x{suffix}",
-                    "yaxis": f"y{suffix}",
-                    "text": [_trial(run, keys) for run in having],
-                    "hovertemplate": "%{text}<br>" + escaped(objective) + " %{y:.4g}<extra></extra>",
-                    "marker": {**_mark(status), "opacity": 0.75},
-                }
+                _dots(
+                    [_slice_value(parameter, run) for run in having],
+                    [run.value(objective) for run in having],
+                    hover,
+                    text=[_trial(run, keys) for run in having],
+                    name=escaped(status),
+                    legendgroup=status,
+                    showlegend=index == 0,
+                    xaxis=f"x{suffix}",
+                    yaxis=f"y{suffix}",
+                    marker={**_mark(status), "opacity": 0.75},
+                )
             )
     left = [parameter.key for parameter in ordered[MOST_SLICES:]]
     return Figure(
@@ -486,19 +464,11 @@ def _pareto(study: Study, number: int, keys: Sequence[str]) -> Figure:
     ]
     for name, runs, mark, mode in groups:
         if runs:
-            data.append(
-                {
-                    "type": "scatter",
-                    "mode": mode,
-                    "name": name,
-                    "x": [point(run)[0] for run in runs],
-                    "y": [point(run)[1] for run in runs],
-                    "text": [_trial(run, keys) for run in runs],
-                    "hovertemplate": "%{text}<br>%{x:.4g}, %{y:.4g}<extra>" + name + "</extra>",
-                    "marker": mark,
-                    "line": {"dash": "dot", "width": 1, "color": COLOURS[1]},
-                }
-            )
+            x, y = zip(*map(point, runs), strict=True)
+            texts = [_trial(run, keys) for run in runs]
+            hover = "%{text}<br>%{x:.4g}, %{y:.4g}<extra>" + name + "</extra>"
+            line = {"dash": "dot", "width": 1, "color": COLOURS[1]}
+            data.append(_dots(x, y, hover, text=texts, mode=mode, name=name, marker=mark, line=line))
     every = [point(run) for run in [*finished, *pruned]]
     return Figure(
         f"pareto-{number}",
@@ -510,7 +480,7 @@ def _pareto(study: Study, number: int, keys: Sequence[str]) -> Figure:
         {
             "xaxis": _axis(axis_title(one, way_one), **_wide([x for x, _ in every])),
             "yaxis": _axis(axis_title(other, way_other), **_wide([y for _, y in every])),
-            "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-            "margin": {"l": 20, "r": 20, "t": 30, "b": 50},
+            "legend": LEGEND,
+            "margin": MARGIN,
         },
     )

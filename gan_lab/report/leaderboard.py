@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from gan_lab.report.runs import Direction, Run
 from gan_lab.report.settings import differing, identity, setting, shown
+from gan_lab.tolerant import finite, mapping
 
 USUAL_OBJECTIVES = ("fid", "fd", "kid", "kd", "sliced_wasserstein")
 """What decides where nobody said so, as in a run with objective=auto."""
@@ -48,11 +49,6 @@ class Configuration:
     @property
     def best_run(self) -> Run:
         return self.runs[0]
-
-    @property
-    def is_provisional(self) -> bool:
-        """Whether its values are of runs that did not come to their end."""
-        return self.rank is None
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -111,10 +107,8 @@ def value_of(run: Run, metric: str, objectives: Mapping[str, Direction]) -> floa
     """What a run is listed with: an objective's value, or any other metric of the same generator."""
     if metric in objectives:
         return run.value(metric)
-    scores = run.best.get("scores")
-    if isinstance(scores, dict) and isinstance(scores.get(metric), int | float):
-        return float(scores[metric])
-    return run.final(metric)
+    of_best = finite(mapping(run.best.get("scores")).get(metric))
+    return run.final(metric) if of_best is None else of_best
 
 
 def boards(runs: Sequence[Run]) -> list[Board]:
@@ -167,9 +161,8 @@ def _measured(runs: Sequence[Run]) -> list[str]:
     """Every metric of an evaluation, in the order in which they are written."""
     names: dict[str, None] = {}
     for run in runs:
-        scores = run.best.get("scores")
         columns = [name for name in run.metrics.columns if f"{name}/floor" in run.metrics.columns]
-        names |= dict.fromkeys([*columns, *(scores if isinstance(scores, dict) else ())])
+        names |= dict.fromkeys([*columns, *mapping(run.best.get("scores"))])
     return [name for name in names if any(value_of(run, name, {}) is not None for run in runs)]
 
 

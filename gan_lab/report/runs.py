@@ -4,7 +4,6 @@ import csv
 import fcntl
 import glob
 import itertools
-import json
 import math
 import os
 import re
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gan_lab.errors import ConfigError
+from gan_lab.tolerant import finite, mapping, read_mapping
 
 Direction = Literal["minimize", "maximize"]
 
@@ -170,15 +170,15 @@ class Run:
     @property
     def images_seen(self) -> int:
         """Real images trained on; of a run without a checkpoint, by its last row."""
-        told = number([self.record.get("images_seen")]) or 0
+        told = finite(self.record.get("images_seen")) or 0
         return max(round(told), *self.metrics.images[-1:], 0)
 
     @property
     def seconds(self) -> float | None:
         """Of training; of a run without a checkpoint, as far as it is known."""
         _, walls = self.metrics.points("wall_seconds")
-        told = [number([self.record.get("wall_seconds")]) or 0.0, *walls[-1:]]
-        return max(told) or number([self.trial.get("seconds")])
+        told = [finite(self.record.get("wall_seconds")) or 0.0, *walls[-1:]]
+        return max(told) or finite(self.trial.get("seconds"))
 
     @cached_property
     def card_id(self) -> str | None:
@@ -193,7 +193,7 @@ class Run:
     def floor(self, metric: str) -> float | None:
         """What real data score in the fakes' place."""
         _, values = self.metrics.points(f"{metric}/floor", self.card_id)
-        return number([*values[-1:], self.last.get(f"{metric}/floor")])
+        return finite(*values[-1:], self.last.get(f"{metric}/floor"))
 
     def value(self, metric: str) -> float | None:
         """What counts of a metric: the trial's own value, else the best generator's, else the last."""
@@ -202,13 +202,13 @@ class Run:
         else:
             of_best = mapping(self.best.get("scores")).get(metric)
         told = mapping(self.trial.get("values")).get(metric)
-        return number([told, of_best, self.final(metric)])
+        return finite(told, of_best, self.final(metric))
 
     def final(self, metric: str) -> float | None:
         """The last value of a metric."""
         card = self.card_id if f"{metric}/floor" in self.metrics.columns else None
         _, values = self.metrics.points(metric, card)
-        return number([self.last.get(metric), *values[-1:]])
+        return finite(self.last.get(metric), *values[-1:])
 
     @cached_property
     def log_tail(self) -> list[str]:
@@ -236,19 +236,6 @@ class Run:
             except OSError:
                 continue
         return datetime.fromtimestamp(max(times), timezone.utc) if times else None
-
-
-def mapping(value: Any) -> dict[str, Any]:
-    """`value` where it is one; other versions, or a hand, may have written anything."""
-    return value if isinstance(value, dict) else {}
-
-
-def number(candidates: Sequence[Any]) -> float | None:
-    """The first finite number."""
-    for value in candidates:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    return None
 
 
 class Found(NamedTuple):
@@ -281,14 +268,16 @@ def find(paths: Sequence[Path]) -> Found:
         sweep_dirs |= {folder.resolve(): folder for folder in below_sweeps}
     if problems:
         raise ConfigError(problems)
-    sweeps = {resolved: Sweep(folder, _json(folder / "sweep.json")[0]) for resolved, folder in sweep_dirs.items()}
+    sweeps = {
+        resolved: Sweep(folder, read_mapping(folder / "sweep.json")[0]) for resolved, folder in sweep_dirs.items()
+    }
     names = _names(list(run_dirs))
     found = []
     for resolved, folder in run_dirs.items():
         parent = resolved.parent
         own = sweeps.get(parent)
         if own is None and (parent / "sweep.json").is_file():  # a trial given by itself
-            own = Sweep(folder.parent, _json(parent / "sweep.json")[0])
+            own = Sweep(folder.parent, read_mapping(parent / "sweep.json")[0])
         found.append(read_run(folder, names[resolved], own))
     found.sort(key=lambda run: _natural(run.name))
     return Found(found, sorted(sweeps.values(), key=lambda sweep: _natural(str(sweep.path))))
@@ -343,9 +332,9 @@ def _names(folders: Sequence[Path]) -> dict[Path, str]:
 def read_run(path: Path, name: str, sweep: Sweep | None = None) -> Run:
     """The run in a directory; what cannot be read is in its `problems`."""
     run = Run(path, name, sweep=sweep, is_held=is_held(path))
-    run.trial, problem = _json(path / "trial.json")
+    run.trial, problem = read_mapping(path / "trial.json")
     _note(run, problem)
-    run.record, problem = _json(path / "run.json")
+    run.record, problem = read_mapping(path / "run.json")
     _note(run, problem)
     config, problem = _yaml(path / ".hydra" / "resolved.yaml")
     _note(run, problem)
@@ -378,19 +367,6 @@ def is_held(path: Path) -> bool | None:
 def _note(run: Run, problem: str | None) -> None:
     if problem is not None:
         run.problems.append(problem)
-
-
-def _json(path: Path) -> tuple[dict[str, Any], str | None]:
-    """(content, what is wrong with it); nothing where there is no such file."""
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}, None
-    except OSError as error:
-        return {}, f"{path.name} cannot be read: {error.strerror}"
-    except ValueError as error:
-        return {}, f"{path.name} is damaged: {error}"
-    return (content, None) if isinstance(content, dict) else ({}, f"{path.name} is damaged: it holds no keys")
 
 
 def _yaml(path: Path) -> tuple[Any, str | None]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gan_lab.report.runs import Direction, Run, Sweep, mapping
+from gan_lab.report.runs import Direction, Run, Sweep
 from gan_lab.report.settings import shown
+from gan_lab.tolerant import is_number, mapping
 
 FEWEST_TRIALS = 8
 """Finished trials from which importances are computed; with fewer they would be chance."""
@@ -85,16 +86,12 @@ def parameters(sweep: Sweep, runs: Sequence[Run]) -> list[Parameter]:
         if len({shown(key, value) for value in values}) < 2:
             continue
         entry = mapping(entries.get(key))
-        is_numeric = key != "seed" and all(_is_number(value) for value in values)
+        is_numeric = key != "seed" and all(is_number(value) for value in values)
         in_steps = entry.get("values") is not None or not entry  # a grid says no scale: by the factor that it spans
         spans = is_numeric and min(values) > 0 and max(values) >= WIDE * min(values)
         is_log = is_numeric and min(values) > 0 and (bool(entry.get("log")) or (in_steps and spans))
         found.append(Parameter(key, is_numeric, is_log, len(values) == len(runs)))
     return found
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_wide(values: Sequence[float]) -> bool:

@@ -20,6 +20,7 @@ from gan_lab.report.settings import (
     typed_keys,
 )
 from gan_lab.report.study import Study, study
+from gan_lab.tolerant import mapping
 
 PACKAGES = ("gan_lab", "python", "torch")
 """Versions that are shown at once; the others on demand."""
@@ -237,8 +238,8 @@ def versions(runs: Sequence[Run], packages: Sequence[str]) -> list[str]:
 def commits(runs: Sequence[Run]) -> list[str]:
     seen: Counter[str] = Counter()
     for run in runs:
-        git = run.record.get("git")
-        if isinstance(git, dict) and git.get("commit"):
+        git = mapping(run.record.get("git"))
+        if git.get("commit"):
             seen[f"commit {str(git['commit'])[:12]}" + (", with changes" if git.get("changed") else "")] += 1
     return _counted(seen)
 

@@ -5,8 +5,8 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from gan_lab.report.figures import arrow
 from gan_lab.report.leaderboard import Board, Configuration, value_of
+from gan_lab.report.listing import listing
 from gan_lab.report.runs import Run
 from gan_lab.report.settings import label, repeat_command, setting, shown
 from gan_lab.report.summary import (
@@ -18,18 +18,14 @@ from gan_lab.report.summary import (
     count,
     duration,
     facts,
-    figure,
     machine_of,
     mattered,
     moment,
-    times,
     verdict,
-    with_spread,
 )
 
 MOST_LISTED = 50
 """Configurations of a leaderboard, and commands, in the text; the table has all."""
-NUM_METRICS = 4
 
 
 def as_csv(summary: Summary) -> str:
@@ -131,38 +127,13 @@ def _board(board: Board) -> list[str]:
     lines = [f"## {title}", ""]
     if board.card:
         lines += [_plain(card_name(board)) + ".", ""]
-    more = [metric for metric in board.metrics if metric not in board.objectives][:NUM_METRICS]
-    header = ["#", *[key.removesuffix("._target_") for key in board.settings]]
-    if not board.settings:
-        header.append("name")
-    for metric, way in board.objectives.items():
-        header += [f"{metric} {arrow(way)}", *(["x floor"] if metric in board.floor else [])]
-    header += [*more, "runs", "kimg", "time", "status"]
-    rows = []
+    columns, rows = listing(board)
+    places = [place for place, column in enumerate(columns) if column.in_text]
+    cells = [[row.cells[place].text for place in places] for row in rows[:MOST_LISTED]]
     if board.floor:
-        real = ["", *["real data" if index == 0 else "" for index in range(max(1, len(board.settings)))]]
-        for metric in board.objectives:
-            real += [figure(board.floor.get(metric)), *(["1.00x"] if metric in board.floor else [])]
-        rows.append([*real, *[figure(board.floor.get(metric)) for metric in more], "", "", "", ""])
-    for row in board.rows[:MOST_LISTED]:
-        cells = ["" if row.rank is None else f"{row.rank}" + ("★" if row.front == 1 else "")]
-        cells += [shown(key, setting(row.best_run, key)) for key in board.settings]
-        if not board.settings:
-            cells.append(board.row_label(row))
-        for metric in board.objectives:
-            value = row.values.get(metric)
-            cells.append(with_spread(value))
-            if metric in board.floor:
-                cells.append(times(None if value is None else board.ratio(value.mean, metric)))
-        cells += [with_spread(row.values.get(metric)) for metric in more]
-        kimg = max((run.images_seen for run in row.runs), default=0) / 1000
-        seconds = [run.seconds for run in row.runs if run.seconds is not None]
-        statuses = row.statuses
-        told = ", ".join(f"{num} {status}" if len(row.runs) > 1 else status for status, num in statuses.items())
-        cells += [str(len(row.runs)), f"{kimg:,.1f}", duration(sum(seconds) / len(seconds) if seconds else None), told]
-        rows.append(cells)
-    lines += _table(header, rows)
-    left = len(board.rows) - MOST_LISTED
+        cells.insert(0, ["real data" if place == 1 else columns[place].floor for place in places])
+    lines += _table([columns[place].title for place in places], cells)
+    left = len(rows) - MOST_LISTED
     if left > 0:
         lines += ["", f"{left} more are in the table beside this file."]
     if board.card:

@@ -1,7 +1,6 @@
 """What a person sees while a sweep runs, on any launcher: read from the files of its trials alone."""
 
 import contextlib
-import json
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from gan_lab.sweep.results import Best, best_of
+from gan_lab.tolerant import finite, mapping, read_mapping
 
 SECONDS_BETWEEN_REFRESHES = 0.5
 SECONDS_BETWEEN_SUMMARIES = 30.0
@@ -36,7 +36,7 @@ class Running:
     first_at: float | None = None
 
     def take(self, live: dict[str, Any]) -> None:
-        share, at = _number(live.get("share")), _number(live.get("at"))
+        share, at = finite(live.get("share")), finite(live.get("at"))
         if share is None or at is None:
             return
         if self.first_at is None or share < self.first_share:  # taken over, it starts again from its checkpoint
@@ -45,11 +45,11 @@ class Running:
 
     @property
     def share(self) -> float:
-        return min(max(_number(self.live.get("share")) or 0.0, 0.0), 1.0)
+        return min(max(finite(self.live.get("share")) or 0.0, 0.0), 1.0)
 
     def seconds_left(self, now: float) -> float | None:
         """By its speed since this process first saw it; None before there is one."""
-        at, gained = _number(self.live.get("at")), self.share - self.first_share
+        at, gained = finite(self.live.get("at")), self.share - self.first_share
         if self.first_at is None or at is None or at - self.first_at < 1 or gained <= 0:
             return None
         return max((1 - self.share) * (at - self.first_at) / gained - (now - at), 0.0)
@@ -119,7 +119,7 @@ class Monitor:
         """The trials that have ended since the last time, in the order of their ends. Files may be missing or damaged:
         they are looked at again next time."""
         stamp = _stamp(self.sweep_dir / "sweep.json")
-        if stamp != self._sweep_stamp and (content := _read(self.sweep_dir / "sweep.json")) is not None:
+        if stamp != self._sweep_stamp and (content := read_mapping(self.sweep_dir / "sweep.json")[0]):
             self._sweep, self._sweep_stamp = content, stamp
         ended: list[tuple[int, int, dict[str, Any]]] = []
         for number in self._open_numbers():
@@ -128,14 +128,14 @@ class Monitor:
             if stamp is None:
                 self.running.pop(number, None)
                 continue
-            if stamp != self._stamps.get(number) and (content := _read(run_dir / "trial.json")) is not None:
+            if stamp != self._stamps.get(number) and (content := read_mapping(run_dir / "trial.json")[0]):
                 self._stamps[number] = stamp
                 if content.get("status") in self.counts:
                     ended.append((stamp[0], number, content | {"number": number}))
                     continue
                 known = self.running.setdefault(number, Running(content, stamp[0] / 1e9))
                 known.content, known.heard_at = content, max(known.heard_at, stamp[0] / 1e9)
-            if number in self.running and (live := _read(run_dir / ".live.json")) is not None:
+            if number in self.running and (live := read_mapping(run_dir / ".live.json")[0]):
                 self.running[number].take(live)
         ended.sort(key=lambda one: one[:2])
         for _, number, content in ended:
@@ -157,11 +157,11 @@ class Monitor:
         self._ended.add(number)
         self.running.pop(number, None)
         self.counts[content["status"]] += 1
-        self._seconds += _number(content.get("seconds")) or 0.0
+        self._seconds += finite(content.get("seconds")) or 0.0
         if content["status"] == "finished":
-            told = {name: _number(value) for name, value in _mapping(content.get("values")).items()}
+            told = {name: finite(value) for name, value in mapping(content.get("values")).items()}
             values = {name: value for name, value in told.items() if value is not None}
-            self._finished[number] = {**content, "params": _mapping(content.get("params")), "values": values}
+            self._finished[number] = {**content, "params": mapping(content.get("params")), "values": values}
 
     def _best(self) -> dict[str, Best]:
         """What the sweep would end with if it ended now, by each objective alone."""
@@ -174,7 +174,7 @@ class Monitor:
 
     @property
     def objectives(self) -> dict[str, Any]:
-        return dict(_mapping(self._sweep.get("objectives")))
+        return dict(mapping(self._sweep.get("objectives")))
 
     # ------------------------------------------------------------------ texts
 
@@ -189,9 +189,9 @@ class Monitor:
         filled = round(trial.share * BAR_WIDTH)
         bar = "#" * filled + "." * (BAR_WIDTH - filled)
         parts = [f"#{number:<4}{trial.share:4.0%} [{bar}]"]
-        if (images := _number(trial.live.get("images_seen"))) is not None:
+        if (images := finite(trial.live.get("images_seen"))) is not None:
             parts.append(f"{images / 1000:,.1f} kimg")
-        parts += _values(_mapping(trial.live.get("metrics")), self.objectives)
+        parts += _values(mapping(trial.live.get("metrics")), self.objectives)
         if now - trial.heard_at > SECONDS_OF_SILENCE:
             parts.append(f"silent for {tqdm.format_interval(now - trial.heard_at)}")
         elif (left := trial.seconds_left(now)) is not None:
@@ -201,7 +201,7 @@ class Monitor:
 
     def summary(self, final: bool = False) -> str:
         """How many are done and how, the best so far, and the time left or, at the end, the time taken."""
-        total = _number(self._sweep.get("num_trials"))
+        total = finite(self._sweep.get("num_trials"))
         text = f"{len(self._ended)}{'' if total is None else f' of {total:.0f}'} done"
         others = [f"{self.counts[status]} {status}" for status in ("failed", "pruned") if self.counts[status]]
         parts = [text + (f" ({', '.join(others)})" if others else "")]
@@ -227,7 +227,7 @@ class Monitor:
 
     def seconds_left(self) -> float | None:
         """Until all trials have ended: the work left, by the mean of those that have, shared by those that run now."""
-        now, total = time.time(), _number(self._sweep.get("num_trials"))
+        now, total = time.time(), finite(self._sweep.get("num_trials"))
         alive = [trial for trial in self.running.values() if now - trial.heard_at <= SECONDS_OF_SILENCE]
         if total is None or not alive:
             return None
@@ -258,13 +258,13 @@ class Monitor:
                 self.out.flush()
 
     def _end_line(self, content: dict[str, Any]) -> str:
-        seconds, status = _number(content.get("seconds")), content["status"]
+        seconds, status = finite(content.get("seconds")), content["status"]
         text = f"#{content['number']} {status}"
         if seconds is not None:
             text += f" {'in' if status == 'finished' else 'after'} {tqdm.format_interval(seconds)}"
         if status == "failed":
             text += f": {_in_one_line(content.get('reason') or content.get('kind') or 'no reason given')}"
-        elif values := _values(_mapping(content.get("values")), self.objectives):
+        elif values := _values(mapping(content.get("values")), self.objectives):
             text += f": {', '.join(values)}"
         overrides = short_overrides(content.get("overrides"))
         return text + (f" ({overrides})" if overrides else "")
@@ -294,17 +294,8 @@ def _mean(best: Best) -> str:
 
 
 def _values(metrics: Mapping[str, Any], names: Mapping[str, Any]) -> list[str]:
-    numbers = {name: _number(metrics.get(name)) for name in names}
+    numbers = {name: finite(metrics.get(name)) for name in names}
     return [f"{name} {value:.4g}" for name, value in numbers.items() if value is not None]
-
-
-def _number(value: Any) -> float | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return value if is_number else None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _in_one_line(text: Any) -> str:
@@ -318,15 +309,6 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file, None where it is missing or not whole."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 # ---------------------------------------------------------------------- a terminal

@@ -42,7 +42,7 @@ def packed_gan(packing: int, **settings) -> GAN:
 @pytest.mark.parametrize("penalty", [None, partial(r1, weight=3.0), partial(wgan_gp, weight=2.0)])
 def test_a_packed_step_is_one_on_pairs(penalty):
     """D's step and G's against a plain formula on samples that were put side by side by hand."""
-    gan = ready(packed_gan(2, penalties=[] if penalty is None else [penalty]))
+    gan = ready(packed_gan(2, penalties={} if penalty is None else {"penalty.r1": penalty}))
     discriminator, generator, real = copy.deepcopy(gan.discriminator), copy.deepcopy(gan.generator), cycle_of(gan)
 
     def pairs(samples: Tensor) -> Tensor:
@@ -252,11 +252,13 @@ def test_began_moves_its_balance_by_the_energies_of_the_update():
 
 def stateful() -> dict[str, GAN]:
     lecam = {"penalties": [partial(r1, weight=1.0), LeCam(weight=0.3, decay=0.5, start_kimg=0.01)]}
+    two = {"penalties": [LeCam(weight=0.3, decay=0.9, start_kimg=0.01), LeCam(weight=0.3, decay=0.5, start_kimg=0.01)]}
     ada = {"augment": Adaptive(target=0.1, speed_kimg=0.05, policy=("scaling", "rotation"))}
     shape = {"sample_shape": (1, 8, 8)}
     return {
         "began": energy_gan(began(gamma=0.9, lambda_k=0.5)),
         "lecam": tiny_gan(**shape, **lecam),
+        "two of a class": tiny_gan(**shape, **two),
         "ada": tiny_gan(**shape, **ada),
     }
 
@@ -266,7 +268,7 @@ def steps(gan: GAN, start: int, stop: int) -> None:
         gan.training_step(cycle_of(gan, shape=(1, 8, 8), seed=number).clamp(-1, 1), number)
 
 
-@pytest.mark.parametrize("name", ["began", "lecam", "ada"])
+@pytest.mark.parametrize("name", ["began", "lecam", "two of a class", "ada"])
 def test_a_state_is_part_of_the_checkpoint(name):
     whole = ready(stateful()[name])
     steps(whole, 0, 8)
@@ -281,6 +283,14 @@ def test_a_state_is_part_of_the_checkpoint(name):
         assert all(torch.equal(one, rest.state()["memories"][key][part]) for part, one in value.items())
     assert same_weights(rest.discriminator, copy_of(whole.discriminator))
     assert same_weights(rest.generator, copy_of(whole.generator))
+
+
+def test_a_state_that_was_kept_by_its_class_is_loaded():
+    gan = packed_gan(1, penalties={"penalty.lecam": LeCam()})
+    state = copy.deepcopy(ready(gan).state())
+    state["memories"] = {"penalty LeCam": {**state["memories"]["penalty.lecam"], "real": torch.tensor(3.0)}}
+    gan.load_state(state)
+    assert ready(gan).memories["penalty.lecam"]["real"] == 3
 
 
 def test_what_a_state_shows_is_logged():

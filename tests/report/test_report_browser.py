@@ -132,7 +132,7 @@ def page(tmp_path_factory) -> Path:
         number += 1
     write_run(folder / "other", [1.0], settings={"loss": "lsgan", "batch_size": 32}, card=OTHER_CARD)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gan_lab.report.page.NUM_SHOWN", 0)  # else recall alone would not be too much
+        patch.setattr("gan_lab.report.listing.NUM_SHOWN", 0)  # else recall alone would not be too much
         return report([folder], folder / "out")[0]
 
 

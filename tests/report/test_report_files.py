@@ -121,7 +121,7 @@ def test_the_text_has_the_leaderboard_failures_and_commands(seeded):
     text = seeded[1][1].read_text()
 
     real, hinge, vanilla, lost = markdown_table(text, f"Leaderboard, card {CARD}")
-    assert (real["loss"], real["fd ↓"], real["recall"]) == ("real data", "2", "0.8")
+    assert (real["loss"], real["fd ↓"], real["recall ↑"]) == ("real data", "2", "0.8")
     assert (hinge["#"], hinge["fd ↓"], hinge["x floor"], hinge["runs"]) == ("1", "4.25 ± 0.35", "2.12x", "2")
     assert (vanilla["#"], vanilla["fd ↓"], vanilla["status"]) == ("2", "5 ± 2", "3 finished")
     assert (lost["#"], lost["fd ↓"], lost["status"]) == ("", "", "failed")
@@ -130,6 +130,21 @@ def test_the_text_has_the_leaderboard_failures_and_commands(seeded):
     assert "gan-lab train loss=vanilla seed=3  # vanilla-3" in text
     assert "- Best: loss=hinge with fd 4.25 ± 0.35 over 2 seeds, 2.12x the floor (2)." in text
     assert "data:image" not in text
+
+
+def test_text_and_page_show_the_same_metrics_first(tmp_path):
+    scores = {"fd": 3.0, "zeta": 1.0, "coverage": 0.5, "eta": 2.0, "recall": 0.4, "kd": 0.1}
+    best = {"metric": "fd", "value": 3.0, "images_seen": 10_000, "card_id": CARD, "scores": scores}
+    write_run(tmp_path / "runs" / "a", [3.0], best=best)
+
+    page, text, _ = report([tmp_path / "runs"], tmp_path / "out")
+
+    first = ["kd ↓", "recall ↑", "coverage ↑", "zeta ↓"]  # the usual ones, then as they were written
+    real, _ = markdown_table(text.read_text(), f"Leaderboard, card {CARD}")
+    assert [name for name in real if name[:-2] in scores] == ["fd ↓", *first]
+    shown = Page(page).text
+    places = [shown.index(f" {name} ") for name in [*first, "eta ↓"]]
+    assert places == sorted(places)
 
 
 def test_the_page_says_the_same(seeded):

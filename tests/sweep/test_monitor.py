@@ -338,8 +338,8 @@ def test_what_has_ended_is_not_read_again(sweep: Sweep, clock: Any) -> None:
         sweep.write(f"{number}/trial.json", {"status": "failed"})
     sweep.starts(300)
     read: list[Path] = []
-    original = monitor_module._read
-    monitor_module._read = lambda path: (read.append(path), original(path))[1]  # type: ignore[func-returns-value]
+    original = monitor_module.read_mapping
+    monitor_module.read_mapping = lambda path: (read.append(path), original(path))[1]  # type: ignore[func-returns-value]
     try:
         watched()
         assert [str(path.relative_to(sweep.directory)) for path in read] == ["300/trial.json", "300/.live.json"]
@@ -347,7 +347,7 @@ def test_what_has_ended_is_not_read_again(sweep: Sweep, clock: Any) -> None:
         watched()
         assert [str(path.relative_to(sweep.directory)) for path in read] == ["300/.live.json"]
     finally:
-        monitor_module._read = original
+        monitor_module.read_mapping = original
     assert watched.monitor.counts == {"finished": 300, "pruned": 0, "failed": 0}
 
 
