@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gan_lab.constraints import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.names import nearest
+from gan_lab.objectives import USUAL_OBJECTIVES
 
 if TYPE_CHECKING:
     from gan_lab.conditioning import Conditioning
@@ -403,7 +404,7 @@ def deciding_metric(config: RunConfig) -> str | None:
     if config.objective != "auto":
         return config.objective
     names = _evaluated(asdict(config))
-    return next((name for name in ("fid", "fd", "kid", "kd", "sliced_wasserstein") if name in names), None)
+    return next((name for name in USUAL_OBJECTIVES if name in names), None)
 
 
 TECHNICAL = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")

@@ -48,6 +48,7 @@ LARGER_IS_BETTER = frozenset(
         *("precision", "recall", "density", "coverage", "class_score", "inception_score", "modes_covered"),
         *("modes_with_5", "high_quality", "diversity", "nearest_train_ratio", "authentic"),
         *("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity", "pair_agreement"),
+        "images_per_second",
     }
 )
 """Of every other metric, less is better."""

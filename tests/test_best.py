@@ -300,6 +300,17 @@ def test_train_returns_the_last_value_of_a_training_metric(tmp_path: Path) -> No
     assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
 
 
+def test_a_finished_run_whose_objective_is_no_number_is_resumed(tmp_path: Path) -> None:
+    """run.json has null for it."""
+    done(*RUN, cwd=tmp_path)
+    record: Any = record_of(tmp_path / "run")
+    del record["best"]
+    record["metrics"]["fd"] = None
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+    done("resume", "run=run", cwd=tmp_path)
+
+
 def test_train_returns_nothing_without_an_objective(tmp_path: Path) -> None:
     assert trained(tmp_path / "run", "objective=null") is None
     assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()

@@ -180,7 +180,7 @@ DIRECTIONS = {
     **dict.fromkeys(("modes_covered", "modes_with_5", "high_quality", "diversity", "nearest_train_ratio"), 1),
     "authentic": 1,
     **dict.fromkeys(("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity"), 1),
-    "pair_agreement": 1,
+    **dict.fromkeys(("pair_agreement", "images_per_second"), 1),
     **dict.fromkeys(("class_fd", "clusters/error"), -1),
 }
 
@@ -202,7 +202,7 @@ def test_every_metric_has_a_direction():
         for extractor in get_args(ExtractorName)
         for name in metric_names(ALL, images=images, extractor=extractor, conditional=True)
     }
-    others = {"classes/accuracy", "clusters/purity", "clusters/error", "pair_agreement"}
+    others = {"classes/accuracy", "clusters/purity", "clusters/error", "pair_agreement", "images_per_second"}
     assert names | others == set(DIRECTIONS)
     assert {name for name, direction in DIRECTIONS.items() if direction > 0} == LARGER_IS_BETTER
 

@@ -188,6 +188,7 @@ def test_imports_point_one_way(name):
         {"config"},
         {"callbacks"},
         {"loggers"},
+        {"objectives"},
         {"evaluation", "module", "record"},
         {"data", "features"},
         {"procedures", "player", "images", "sampling", "files"},

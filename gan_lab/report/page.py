@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gan_lab import __version__
+from gan_lab.objectives import Direction, direction_of
 from gan_lab.report import figures
 from gan_lab.report.figures import Figure, Style, arrow
-from gan_lab.report.leaderboard import Board, Configuration, Spread, direction_of, spread, value_of
+from gan_lab.report.leaderboard import Board, Configuration, Spread, spread, value_of
 from gan_lab.report.pictures import Picture, in_order, pictures
-from gan_lab.report.runs import Direction, Run
+from gan_lab.report.runs import Run
 from gan_lab.report.settings import identity, label, repeat_command, setting, shown
 from gan_lab.report.summary import (
     Summary,
