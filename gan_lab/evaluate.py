@@ -12,16 +12,15 @@ import torch
 from torch import Tensor
 
 from gan_lab import config as configuration
-from gan_lab.callbacks.evaluation import read_classes
 from gan_lab.config import FEWEST_SCORED, RunConfig
 from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.data import Data
 from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
-from gan_lab.evaluation import Evaluator, card_id, ratio_to_floor
-from gan_lab.images import PICTURE_CHANNELS, to_uint8
-from gan_lab.sampling import latents_of, samples_of
+from gan_lab.evaluation import Evaluator, card_id, ratio_to_floor, scored_samples
+from gan_lab.images import PICTURE_CHANNELS
+from gan_lab.reading import read_classes
 from gan_lab.streams import Streams
 from gan_lab.trained import SavedWeights, device_of, trained_generator, trained_reader
 
@@ -53,11 +52,9 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     if shape != expected:
         raise ConfigError(f"run={run_dir} makes samples of shape {shape}, and the data set has {expected}")
     seed = trained.content["seed"] if request.seed is None else request.seed
-    latents = torch.cat(list(latents_of(Streams(seed, device), "noise/evaluation", evaluator.num, trained.space)))
-    labels = trained.space.labels_of(latents) if conditional else None
-    fake = samples_of(trained.generator, latents)
-    if fake.ndim == 4:
-        fake = to_uint8(fake)
+    fake, labels = scored_samples(trained.generator, trained.space, Streams(seed, device), evaluator.num)
+    if not conditional:  # what fakes were asked for is no class of this data set
+        labels = None
     scored = {"weights": request.weights, "noise_seed": seed, "images_seen": trained.images_seen}
     result = _scored(evaluator, fake, scored, labels)
     if labels is not None:
@@ -97,9 +94,9 @@ def _evaluator(
 ) -> Evaluator:
     if config.evaluation is None:
         raise ConfigError("evaluation=none: there is nothing to measure; use evaluation=full or evaluation=fast")
-    callback = configuration.build_evaluation(config)
-    num = min(request.num or callback.num_samples, most or len(data.samples))
-    evaluator = callback.evaluator(
+    scoring = configuration.build_scoring(config)
+    num = min(request.num or scoring.num_samples, most or len(data.samples))
+    evaluator = scoring.evaluator(
         data, configuration.build_held_out(config), configuration.split_of(config), device, num, conditional
     )
     if evaluator.num < FEWEST_SCORED:

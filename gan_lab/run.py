@@ -137,6 +137,7 @@ def fit_once(
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
     data = configuration.build_data(config)
+    configuration.check_data(config, data)
     training = data if config.num_training_images is None else some_of(data, config.num_training_images)
     sample_shape = tuple(data.samples.shape[1:])
     shares = label_shares(training)
@@ -151,7 +152,7 @@ def fit_once(
     hyperparameters = Hyperparameters(
         configuration.hyperparameters(config),
         text,
-        configuration.measured(config),
+        configuration.measured(config, data),
     )
     callbacks = [stop, hyperparameters, *configuration.build_callbacks(config)]
     report = None if reporter is None else Report(reporter)

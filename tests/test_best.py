@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import gan_lab.callbacks.evaluation
 import gan_lab.callbacks.stop
-from gan_lab.callbacks.evaluation import Evaluate, discriminator_gap
+from gan_lab.callbacks.evaluation import Evaluate
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.data import Data
 from gan_lab.data.digits import digits
@@ -27,6 +27,7 @@ from gan_lab.evaluation import Evaluator, Metric, better, card_id
 from gan_lab.features.cache import Cache
 from gan_lab.models.mlp import Generator
 from gan_lab.module import GAN
+from gan_lab.reading import discriminator_gap
 from gan_lab.run import train
 from gan_lab.streams import Streams
 

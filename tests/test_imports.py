@@ -188,7 +188,7 @@ def test_imports_point_one_way(name):
         {"config"},
         {"callbacks"},
         {"loggers"},
-        {"objectives"},
+        {"objectives", "reading"},
         {"evaluation", "module", "record"},
         {"data", "features"},
         {"procedures", "player", "images", "sampling", "files"},
