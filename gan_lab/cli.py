@@ -279,46 +279,15 @@ def _sample(arguments: list[str]) -> None:
 def _evaluate(arguments: list[str]) -> None:
     from dataclasses import fields
 
-    from gan_lab.compose import (
-        changed_config,
-        check_reads_data_only,
-        checked_arguments,
-        data_config,
-        register_resolvers,
-    )
-    from gan_lab.config import check
-    from gan_lab.evaluate import Evaluation, evaluate_images, evaluate_run, table
-    from gan_lab.files import write_json
-    from gan_lab.logs import configure_logging
-    from gan_lab.record import find_run
+    from gan_lab.compose import checked_arguments
+    from gan_lab.evaluate import Evaluation, evaluate
 
-    keys = [field.name for field in fields(Evaluation)]
     config_dir, arguments = _without_config_dir(arguments)
-    own, overrides = _split(arguments, keys)
+    own, overrides = _split(arguments, [field.name for field in fields(Evaluation)])
     request = checked_arguments([f"{key}={value}" for key, value in own.items()], Evaluation)
-    if (request.run is None) == (request.images is None):
-        raise ConfigError("give one of run=DIR (or run=latest) and images=PATH dataset=NAME")
-    check_reads_data_only(overrides, keys)
-    if not any(override.startswith("evaluation=") for override in overrides):
-        overrides = ["evaluation=full", *overrides]
-    overrides.append("objective=auto")  # what decided in training need not be measured again
-    configure_logging(None)
-    if request.run is not None:
-        register_resolvers()
-        run_dir = find_run(request.run)
-        result = evaluate_run(request, check(changed_config(run_dir, overrides, config_dir)), run_dir)
-        card = result["card"]
-        name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"
-        out: Path | None = run_dir / "evaluations" / name if request.out is None else Path(request.out)
-    else:
-        if not any(override.startswith("dataset=") for override in overrides):
-            raise ConfigError("dataset must be given: gan-lab evaluate images=PATH dataset=fashion_mnist")
-        result = evaluate_images(request, check(data_config(overrides, config_dir)))
-        out = None if request.out is None else Path(request.out)
-    print(table(result))
-    if out is not None:
-        write_json(out, result)
-        print(f"evaluation: {_short(out)}", flush=True)
+    path = evaluate(request, overrides, config_dir)
+    if path is not None:
+        print(f"evaluation: {_short(path)}", flush=True)
 
 
 def _report_runs(arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ are to be minimised, each by its player; the caller takes the mean.
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from gan_lab.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.penalties import Uniform
+
+Reads = Literal["classes", "categories"]
 
 
 class Conditioning:
@@ -28,7 +31,7 @@ class Conditioning:
     noise_scale = 1.0  # what the noise is multiplied by
     has_encoder = False
     gives_labels = False  # fakes come with a label of the data's
-    num_read = 0  # classes that `read` tells apart; 0: it cannot be asked
+    reads: Reads | None = None  # what `read` tells apart; categories: num_choices of them
 
     def codes(self, num: int, labels: Tensor | None, uniform: Uniform) -> Tensor:
         """(num, num_codes) for these labels (num,), or drawn: `uniform(shape)` gives values in [0, 1), once."""
@@ -70,7 +73,8 @@ class Conditioning:
         return None
 
     def read(self, outputs: Tensor) -> Tensor:
-        """The class (N,) seen in samples whose outputs these are, of D or, where there is one, of the encoder."""
+        """The class or category (N,) seen in samples whose outputs these are, of D or, where there is one, of the
+        encoder; asked for only where `reads` says so."""
         raise NotImplementedError
 
     def grids(self) -> dict[str, Tensor]:
@@ -143,10 +147,11 @@ class AuxiliaryClassifier(Labels):
     puts a softmax before the cross-entropy, which holds it above 1.46 for ten classes.
     """
 
+    reads = "classes"
+
     def __init__(self, *, num_classes: PositiveInt, weight: NonNegativeFloat = 1.0):
         super().__init__(num_classes=num_classes)
         self.num_outputs = 1 + num_classes
-        self.num_read = num_classes
         self.weight = weight
 
     def _error(self, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -173,11 +178,12 @@ class SemiSupervised(Conditioning):
     """
 
     needs_labels = True
+    reads = "classes"
 
     def __init__(self, *, num_classes: PositiveInt, labels_per_class: PositiveInt = 10, weight: NonNegativeFloat = 1.0):
         if num_classes < 2:
             raise ValueError("a classifier needs at least two classes, and the data has one: use conditioning=none")
-        self.num_outputs = self.num_read = num_classes
+        self.num_outputs = num_classes
         self.labels_per_class = labels_per_class
         self.weight = weight
 
@@ -211,6 +217,8 @@ class Codes(Conditioning):
     all layers but the last, as in the paper. PyTorch-GAN puts a softmax before the cross-entropy.
     """
 
+    reads = "categories"
+
     def __init__(
         self,
         *,
@@ -219,7 +227,7 @@ class Codes(Conditioning):
         weight: NonNegativeFloat = 1.0,
         continuous_weight: NonNegativeFloat = 0.1,
     ):
-        self.num_categories = self.num_choices = self.num_read = num_categories
+        self.num_categories = self.num_choices = num_categories
         self.num_continuous = num_continuous
         self.num_codes = num_categories + num_continuous
         self.num_outputs = 1 + self.num_codes
@@ -266,6 +274,7 @@ class Cluster(Conditioning):
     """
 
     has_encoder = True
+    reads = "categories"
 
     def __init__(
         self,
@@ -275,7 +284,7 @@ class Cluster(Conditioning):
         noise_weight: NonNegativeFloat = 10.0,
         category_weight: NonNegativeFloat = 10.0,
     ):
-        self.num_codes = self.num_choices = self.num_read = num_categories
+        self.num_codes = self.num_choices = num_categories
         self.noise_scale = noise_std
         self.noise_weight = noise_weight
         self.category_weight = category_weight

@@ -26,9 +26,12 @@ from omegaconf.errors import OmegaConfBaseException
 from gan_lab.constraints import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.names import nearest
+from gan_lab.objectives import USUAL_OBJECTIVES
 
 if TYPE_CHECKING:
     from gan_lab.conditioning import Conditioning
+    from gan_lab.data import Data, Layout
+    from gan_lab.evaluation import Scoring
 
 log = logging.getLogger(__name__)
 
@@ -354,11 +357,20 @@ FEWEST_SCORED = 32
 TRAINING_METRICS = ("loss/discriminator", "loss/generator", "discriminator/accuracy", "images_per_second")
 
 
-def _has_images(dataset: Mapping[str, Any]) -> bool:
-    """Whether a data source gives images: those let their size be chosen."""
-    source, _ = _import(dataset["_target_"], "dataset")
-    parameters = inspect.signature(source).parameters
-    return "image_size" in parameters or any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+def _argument(node: Mapping[str, Any], key: str, name: str) -> Any:
+    """What a component gets for an argument: the key of that name, else the default; None where it takes none."""
+    parameter = inspect.signature(_import(node["_target_"], key)[0]).parameters.get(name)
+    return None if parameter is None else node.get(name, parameter.default)
+
+
+def _layout(dataset: Mapping[str, Any]) -> "Layout":
+    """What the samples of a data source hold, as it declares (see `gan_lab.data`): images, where it says nothing."""
+    return getattr(_import(dataset["_target_"], "dataset")[0], "layout", "images")
+
+
+def _num_classes(dataset: Mapping[str, Any]) -> int | None:
+    """How many classes the labels of a data source name, 0 without labels; None where only the data tell."""
+    return getattr(_import(dataset["_target_"], "dataset")[0], "num_classes", None)
 
 
 def _conditioning(config: Mapping[str, Any]) -> "type[Conditioning]":
@@ -370,32 +382,38 @@ def _conditioning(config: Mapping[str, Any]) -> "type[Conditioning]":
     return found if inspect.isclass(found) and issubclass(found, Conditioning) else Conditioning
 
 
-def _evaluated(config: Mapping[str, Any]) -> list[str]:
-    """The metrics that the evaluation writes."""
-    from gan_lab.conditioning import Cluster, Codes
-    from gan_lab.evaluation import metric_names
+def _evaluated(config: Mapping[str, Any], data: "Data | None" = None) -> list[str]:
+    """The metrics that the evaluation writes; without the data, as far as their source says what they are."""
+    from gan_lab.evaluation import Facts, knows_modes, metric_names
+    from gan_lab.reading import names_read
 
-    evaluation = config.get("evaluation")
+    evaluation, dataset = config.get("evaluation"), config["dataset"]
     if evaluation is None:
         return []
     conditioning = _conditioning(config)
-    names = metric_names(
-        evaluation.get("metrics", ()),
-        images=_has_images(config["dataset"]),
-        extractor=evaluation.get("extractor", "auto"),
-        conditional=conditioning.gives_labels,
-        layout=getattr(_import(config["dataset"]["_target_"], "dataset")[0], "layout", "single"),
+    if data is None:
+        layout, num_classes = _layout(dataset), _num_classes(dataset)
+        modes = num_classes != 0 or layout == "coupled"  # whose parts have labels
+    else:
+        layout, num_classes = data.layout, 0 if data.labels is None else len(data.classes or ())
+        modes = knows_modes(data)
+    facts = Facts(
+        layout,
+        evaluation.get("extractor", "auto"),
+        conditioning.gives_labels,
+        modes,
+        has_held_out=_argument(dataset, "dataset", "split") == "train",
     )
-    if issubclass(conditioning, Codes | Cluster):
-        names += ["clusters/purity", "clusters/error"]
-    elif "read" in vars(conditioning):
-        names += ["classes/accuracy"]
-    return names
+    num_categories = None
+    if conditioning.reads == "categories":
+        num_categories = _argument(config["conditioning"], "conditioning", "num_categories")
+    names = metric_names(evaluation.get("metrics", ()), facts)
+    return names + names_read(conditioning.reads, num_categories, num_classes)
 
 
-def measured(config: RunConfig) -> tuple[str, ...]:
-    """The metrics that a run with this configuration ends with."""
-    return (*TRAINING_METRICS, *_evaluated(asdict(config)))
+def measured(config: RunConfig, data: "Data | None" = None) -> tuple[str, ...]:
+    """The metrics that a run with this configuration ends with; without the data, as far as their source tells."""
+    return (*TRAINING_METRICS, *_evaluated(asdict(config), data))
 
 
 def deciding_metric(config: RunConfig) -> str | None:
@@ -403,7 +421,7 @@ def deciding_metric(config: RunConfig) -> str | None:
     if config.objective != "auto":
         return config.objective
     names = _evaluated(asdict(config))
-    return next((name for name in ("fid", "fd", "kid", "kd", "sliced_wasserstein") if name in names), None)
+    return next((name for name in USUAL_OBJECTIVES if name in names), None)
 
 
 TECHNICAL = ("name", "debug", "objective", "accelerator.", "callbacks.", "evaluation.", "logger.")
@@ -419,7 +437,7 @@ def hyperparameters(config: RunConfig) -> dict[str, Any]:
 def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     """What no single value shows; called when every value is right by itself."""
     discriminator, loss, accelerator = config["model"]["discriminator"], config["loss"], config["accelerator"]
-    images = _has_images(config["dataset"])
+    images = _layout(config["dataset"]) != "points"
     for key, node in _penalties(config):
         name = node["_target_"].rsplit(".", 1)[-1]
         penalty, _ = _import(node["_target_"], key)
@@ -495,8 +513,13 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
                 f"optimizer.{player}.{name}" for player in PLAYERS if name in config["optimizer"][player]
             )
             yield f"optimizer.{name}={show(value)} reaches neither player; {f'set {own}' if own else 'leave it out'}"
+    yield from _check_objective(config)
+
+
+def _check_objective(config: Mapping[str, Any], data: "Data | None" = None) -> Iterator[str]:
+    """Whether the objective is measured; without the data, as far as their source tells."""
     objective = config.get("objective")
-    names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config))
+    names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config, data))
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
 
@@ -572,8 +595,7 @@ def _check_conditioning(config: Mapping[str, Any], packing: int) -> Iterator[str
         yield f"conditioning._target_={target}: use a class that is derived from gan_lab.conditioning.Conditioning"
         return
     name, model = conditioning.__name__, config["model"]
-    source, _ = _import(config["dataset"]["_target_"], "dataset")
-    if conditioning.needs_labels and not getattr(source, "labelled", True):
+    if conditioning.needs_labels and _num_classes(config["dataset"]) == 0:
         yield f"conditioning ({name}) needs labels, and the data set has none; use conditioning=none or another dataset"
     if packing > 1:
         yield f"model.packing={packing} with conditioning ({name}): a pack has no label; use model.packing=1"
@@ -717,11 +739,23 @@ def build_data(config: RunConfig) -> Any:
     return _instantiate(config.dataset, "dataset")
 
 
+def check_data(config: RunConfig, data: "Data") -> None:
+    """ConfigError where the data are not what their source says, on which `check` relied, or where the objective cannot
+    be measured of them."""
+    name, declared = config.dataset["_target_"].rsplit(".", 1)[-1], _layout(config.dataset)
+    if data.layout != declared:
+        raise ConfigError(
+            f"dataset ({name}) gives {data.layout} and is taken for {declared}; "
+            f'write {name}.layout = "{data.layout}" below it'
+        )
+    problems = list(_check_objective(asdict(config), data))
+    if problems:
+        raise ConfigError(problems)
+
+
 def split_of(config: RunConfig) -> str | None:
     """Which part of the data set is trained on, where it has parts."""
-    source, _ = _import(config.dataset["_target_"], "dataset")
-    parameter = inspect.signature(source).parameters.get("split")
-    return None if parameter is None else config.dataset.get("split", parameter.default)
+    return _argument(config.dataset, "dataset", "split")
 
 
 def build_held_out(config: RunConfig) -> Any:
@@ -891,10 +925,14 @@ def _build_penalty(node: Mapping[str, Any], key: str) -> Any:
     return partial(deferred.func, *deferred.args, **deferred.keywords)
 
 
-def build_evaluation(config: RunConfig) -> Any:
-    """The configured evaluation (gan_lab.callbacks.evaluation.Evaluate)."""
-    assert config.evaluation is not None
-    return _instantiate(config.evaluation, "evaluation")
+def build_scoring(config: RunConfig) -> "Scoring":
+    """How the configured evaluation scores samples, without what says when it does."""
+    from gan_lab.evaluation import Scoring
+
+    node = config.evaluation
+    assert node is not None
+    keys = [field.name for field in dataclasses.fields(Scoring)]
+    return Scoring(**{key: node[key] for key in keys if key in node})
 
 
 def build_callbacks(config: RunConfig) -> list[Any]:

@@ -3,7 +3,7 @@
 import logging
 import zipfile
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from gan_lab import config as configuration
-from gan_lab.callbacks.evaluation import read_classes
+from gan_lab.compose import changed_config, check_reads_data_only, data_config, register_resolvers
 from gan_lab.config import FEWEST_SCORED, RunConfig
 from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.data import Data
 from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
-from gan_lab.evaluation import Evaluator, card_id, ratio_to_floor
-from gan_lab.images import PICTURE_CHANNELS, to_uint8
-from gan_lab.sampling import latents_of, samples_of
+from gan_lab.evaluation import Evaluator, card_id, ratio_to_floor, scored_samples
+from gan_lab.files import write_json
+from gan_lab.images import PICTURE_CHANNELS
+from gan_lab.logs import configure_logging
+from gan_lab.reading import read_classes
+from gan_lab.record import find_run
 from gan_lab.streams import Streams
 from gan_lab.trained import SavedWeights, device_of, trained_generator, trained_reader
 
@@ -41,6 +44,36 @@ class Evaluation:
     out: str | None = None
 
 
+def evaluate(request: Evaluation, overrides: list[str], config_dir: str | None = None) -> Path | None:
+    """Scores what is asked for, prints the figures, and returns the file where they are; None where none was named.
+
+    overrides: of `dataset` and `evaluation` alone; config_dir: of groups of the user's own.
+    """
+    if (request.run is None) == (request.images is None):
+        raise ConfigError("give one of run=DIR (or run=latest) and images=PATH dataset=NAME")
+    check_reads_data_only(overrides, [field.name for field in fields(Evaluation)])
+    if not any(override.startswith("evaluation=") for override in overrides):
+        overrides = ["evaluation=full", *overrides]
+    overrides = [*overrides, "objective=auto"]  # what decided in training need not be measured again
+    configure_logging(None)
+    out = None if request.out is None else Path(request.out)
+    if request.run is not None:
+        register_resolvers()
+        run_dir = find_run(request.run)
+        result = evaluate_run(request, configuration.check(changed_config(run_dir, overrides, config_dir)), run_dir)
+        card = result["card"]
+        name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"
+        out = out or run_dir / "evaluations" / name
+    else:
+        if not any(override.startswith("dataset=") for override in overrides):
+            raise ConfigError("dataset must be given: gan-lab evaluate images=PATH dataset=fashion_mnist")
+        result = evaluate_images(request, configuration.check(data_config(overrides, config_dir)))
+    print(table(result))
+    if out is not None:
+        write_json(out, result)
+    return out
+
+
 def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """Scores of a run's generator; the same latents, and so the same figures, as its evaluations during training."""
     device = device_of(request.device)
@@ -53,11 +86,9 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     if shape != expected:
         raise ConfigError(f"run={run_dir} makes samples of shape {shape}, and the data set has {expected}")
     seed = trained.content["seed"] if request.seed is None else request.seed
-    latents = torch.cat(list(latents_of(Streams(seed, device), "noise/evaluation", evaluator.num, trained.space)))
-    labels = trained.space.labels_of(latents) if conditional else None
-    fake = samples_of(trained.generator, latents)
-    if fake.ndim == 4:
-        fake = to_uint8(fake)
+    fake, labels = scored_samples(trained.generator, trained.space, Streams(seed, device), evaluator.num)
+    if not conditional:  # what fakes were asked for is no class of this data set
+        labels = None
     scored = {"weights": request.weights, "noise_seed": seed, "images_seen": trained.images_seen}
     result = _scored(evaluator, fake, scored, labels)
     if labels is not None:
@@ -97,9 +128,9 @@ def _evaluator(
 ) -> Evaluator:
     if config.evaluation is None:
         raise ConfigError("evaluation=none: there is nothing to measure; use evaluation=full or evaluation=fast")
-    callback = configuration.build_evaluation(config)
-    num = min(request.num or callback.num_samples, most or len(data.samples))
-    evaluator = callback.evaluator(
+    scoring = configuration.build_scoring(config)
+    num = min(request.num or scoring.num_samples, most or len(data.samples))
+    evaluator = scoring.evaluator(
         data, configuration.build_held_out(config), configuration.split_of(config), device, num, conditional
     )
     if evaluator.num < FEWEST_SCORED:

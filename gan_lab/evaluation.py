@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gan_lab.data import Data, as_training_input
+from gan_lab.data import Data, Layout, as_training_input
 from gan_lab.data.coupled import domains
 from gan_lab.errors import ConfigError
 from gan_lab.features import NUM_HASH_DIGITS, Extractor, Features, Rows
@@ -25,6 +25,7 @@ from gan_lab.features.cache import Cache, code_key, content_key
 from gan_lab.features.classifier import Classifier, classification_accuracy, train_classifier
 from gan_lab.features.inception import inception
 from gan_lab.features.random_conv import RandomConv, random_conv
+from gan_lab.images import to_uint8
 from gan_lab.metrics.diversity import pairwise_diversity
 from gan_lab.metrics.frechet import frechet_distance, moments
 from gan_lab.metrics.inception import inception_score
@@ -34,6 +35,8 @@ from gan_lab.metrics.manifold import manifold_metrics, neighbour_distances
 from gan_lab.metrics.memorisation import memorisation
 from gan_lab.metrics.modes import class_coverage, mode_coverage
 from gan_lab.metrics.sliced import sliced_wasserstein
+from gan_lab.sampling import LatentSpace, latents_of, samples_of
+from gan_lab.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -42,21 +45,6 @@ Metric = Literal[
     "memorisation", "diversity", "labels", "class_frechet", "classification",
 ]  # fmt: skip
 ExtractorName = Literal["auto", "cnn", "random", "inception", "none"]
-
-LARGER_IS_BETTER = frozenset(
-    {
-        *("precision", "recall", "density", "coverage", "class_score", "inception_score", "modes_covered"),
-        *("modes_with_5", "high_quality", "diversity", "nearest_train_ratio", "authentic"),
-        *("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity", "pair_agreement"),
-    }
-)
-"""Of every other metric, less is better."""
-
-LABEL_METRICS = frozenset({"labels", "class_frechet", "classification"})
-"""Metrics of fakes that were asked for by label."""
-
-Layout = Literal["single", "stacked", "coupled"]
-"""What a sample of the data is: an image (or a point), gray ones on its channels, or those of two domains."""
 
 WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored", "metrics")
 """What is on a card, but no part of how each figure was measured."""
@@ -71,45 +59,265 @@ FEWEST_IN_A_CLASS = 20
 """A classifier is trained only where each class has so many images on average."""
 
 
-def metric_names(
-    metrics: Sequence[Metric],
-    *,
-    images: bool,
-    extractor: ExtractorName = "auto",
-    conditional: bool = False,
-    layout: Layout = "single",
-) -> list[str]:
-    """The names under which metrics are written; those that need the data's labels, or held-out data, as if there were
-    some. conditional: the fakes have labels too. layout: of the data's samples, which have classes where coupled."""
-    published = extractor == "inception"
-    knows_classes = extractor in ("auto", "cnn")
-    judges_labels = conditional and knows_classes and layout == "single"
-    with_features = {
-        "frechet": ["fid" if published else "fd"],
-        "kernel": ["kid" if published else "kd"],
-        "feature_sliced_wasserstein": ["feature_sliced_wasserstein"],
-        "class_score": ["inception_score" if published else "class_score"],
-        "memorisation": ["nearest_train_ratio", "authentic"],
-        "class_frechet": ["class_fd"] if conditional else [],
-        "labels": ["label_accuracy"] if judges_labels else [],
-        "classification": ["classification_accuracy"] if judges_labels else [],
+@dataclass(frozen=True)
+class Facts:
+    """What the metrics of an evaluation depend on, known before anything is measured.
+
+    extractor: as it was asked for; `kind` is the one that is used. conditional: fakes have labels that they were asked
+    for. knows_modes: whether the modes of samples can be told: points come with their mixture, images (for stacked and
+    coupled ones, their parts) with labels enough to train a classifier. has_held_out: real samples are held out.
+    """
+
+    layout: Layout = "images"
+    extractor: ExtractorName = "auto"
+    conditional: bool = False
+    knows_modes: bool = True
+    has_held_out: bool = True
+
+    @property
+    def kind(self) -> Literal["cnn", "random", "inception", "none"]:
+        if self.layout == "points":
+            return "none"
+        if self.extractor == "auto":
+            return "cnn" if self.knows_modes else "random"
+        return self.extractor
+
+    @property
+    def judges_labels(self) -> bool:
+        """Whether the extractor is a classifier of the fakes' own labels."""
+        return self.conditional and self.kind == "cnn" and self.layout == "images"
+
+
+def knows_modes(data: Data) -> bool:
+    """Whether the modes of samples can be told, see `Facts`."""
+    if data.layout == "points":
+        return data.modes is not None
+    return can_classify(data if data.parts is None else data.parts)
+
+
+def can_classify(data: Data) -> bool:
+    """Whether images have labels enough to train a classifier."""
+    num_classes = len(data.classes or ())
+    return data.labels is not None and num_classes > 1 and len(data.samples) >= FEWEST_IN_A_CLASS * num_classes
+
+
+# ---------------------------------------------------------------------- the metrics
+
+
+@dataclass(frozen=True)
+class Sides:
+    """What is compared: fakes, or other reals in their place (`is_floor`), with the reference.
+
+    vectors, probabilities: features of the fakes, real_vectors those of the reference; without an extractor the values
+    themselves. labels: what the fakes were asked for. known: what else was measured of the reference before.
+    """
+
+    reference: Tensor
+    real_labels: Tensor | None
+    real_vectors: Tensor
+    fake: Tensor
+    labels: Tensor | None
+    vectors: Tensor
+    probabilities: Tensor | None
+    known: Mapping[str, Any]
+    is_floor: bool
+
+
+Values = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A metric. names: those of its values; none where the facts do not allow it. values: by name; none where a floor
+    cannot be measured. larger_is_better: of these names; of every other, less is. of_labels: of fakes that were asked
+    for by label."""
+
+    names: Callable[[Facts], Sequence[str]]
+    values: Callable[["Evaluator", Sides], Values]
+    larger_is_better: Sequence[str] = ()
+    of_labels: bool = False
+
+
+def _always(*names: str) -> Callable[[Facts], Sequence[str]]:
+    return lambda facts: names
+
+
+def _of_features(*names: str) -> Callable[[Facts], Sequence[str]]:
+    return lambda facts: () if facts.kind == "none" else names
+
+
+def _frechet(evaluator: "Evaluator", sides: Sides) -> Values:
+    return {"fd": frechet_distance(moments(sides.real_vectors), moments(sides.vectors))}
+
+
+def _kernel(evaluator: "Evaluator", sides: Sides) -> Values:
+    return {"kd": kernel_distance(sides.real_vectors, sides.vectors, seed=evaluator.seed)}
+
+
+def _manifold(evaluator: "Evaluator", sides: Sides) -> Values:
+    radii = {"real_radii_3": sides.known["radii_3"], "real_radii_5": sides.known["radii_5"]}
+    few = slice(MOST_IN_MANIFOLD)
+    return manifold_metrics(sides.real_vectors[few], sides.vectors[few], **radii)
+
+
+def _sliced_wasserstein(evaluator: "Evaluator", sides: Sides) -> Values:
+    reference, fake = as_training_input(sides.reference), as_training_input(sides.fake)
+    return {"sliced_wasserstein": sliced_wasserstein(reference, fake, seed=evaluator.seed)}
+
+
+def _feature_sliced_wasserstein(evaluator: "Evaluator", sides: Sides) -> Values:
+    distance = sliced_wasserstein(sides.real_vectors, sides.vectors, seed=evaluator.seed)
+    return {"feature_sliced_wasserstein": distance}
+
+
+def _class_score(evaluator: "Evaluator", sides: Sides) -> Values:
+    """The mean over the channels where these are judged apart."""
+    assert sides.probabilities is not None
+    channels = sides.probabilities.unsqueeze(1) if sides.probabilities.ndim == 2 else sides.probabilities
+    values = [inception_score(channel, seed=evaluator.seed)[0] for channel in channels.unbind(1)]
+    return {"class_score": sum(values) / len(values)}
+
+
+def _names_of_modes(facts: Facts) -> Sequence[str]:
+    if facts.layout == "points":
+        return ("modes_covered", "high_quality", "mode_kl", "mixture_kl") if facts.knows_modes else ()
+    return ("modes_covered", "modes_with_5", "mode_kl", "high_quality") if facts.kind == "cnn" else ()
+
+
+def _modes(evaluator: "Evaluator", sides: Sides) -> Values:
+    data, probabilities = evaluator.data, sides.probabilities
+    if data.modes is not None:
+        assert data.mode_std is not None
+        return mode_coverage(sides.fake, data.modes, data.mode_std)
+    assert probabilities is not None
+    classes, sureness = predicted_classes(probabilities)
+    num_modes = probabilities.shape[-1] ** (1 if probabilities.ndim == 2 else probabilities.shape[1])
+    return class_coverage(classes, num_modes, confidence=sureness)
+
+
+def _names_of_memorisation(facts: Facts) -> Sequence[str]:
+    if facts.kind == "none":
+        return ()
+    return ("nearest_train_ratio", "authentic") if facts.has_held_out else ("authentic",)
+
+
+def _memorisation(evaluator: "Evaluator", sides: Sides) -> Values:
+    """The floor is that of held-out images: the other reals are among the training images."""
+    held_out = sides.known.get("held_out")
+    judged = held_out if sides.is_floor else sides.vectors
+    return {} if judged is None else memorisation(sides.known["train"], held_out, judged)
+
+
+def _diversity(evaluator: "Evaluator", sides: Sides) -> Values:
+    return {"diversity": pairwise_diversity(sides.vectors, seed=evaluator.seed)}
+
+
+def _label_accuracy(evaluator: "Evaluator", sides: Sides) -> Values:
+    """The floor is that of held-out images where there are some: the classifier has learned from the other reals."""
+    probabilities, labels, held_out = sides.probabilities, sides.labels, evaluator.held_out
+    if sides.is_floor and held_out is not None and held_out.labels is not None:
+        assert evaluator.extractor is not None
+        probabilities = evaluator.extractor(held_out.samples[: evaluator.num]).probabilities
+        labels = held_out.labels[: evaluator.num]
+    assert probabilities is not None
+    assert labels is not None
+    return {"label_accuracy": label_accuracy(probabilities, labels)}
+
+
+def _distances_by_label(data: Data, sides: Sides) -> dict[int, float]:
+    assert data.classes is not None
+    assert sides.real_labels is not None
+    assert sides.labels is not None
+    return per_class_frechet(
+        sides.real_vectors, sides.real_labels, sides.vectors, sides.labels, num_classes=len(data.classes)
+    )
+
+
+def _class_frechet(evaluator: "Evaluator", sides: Sides) -> Values:
+    distances = _distances_by_label(evaluator.data, sides).values()
+    return {"class_fd": sum(distances) / len(distances) if distances else math.nan}
+
+
+def _classification(evaluator: "Evaluator", sides: Sides) -> Values:
+    """Of a classifier that learns from fakes, on held-out reals; on the reference where none are held out."""
+    classes, held_out = evaluator.data.classes, evaluator.held_out
+    assert classes is not None
+    assert sides.real_labels is not None
+    assert sides.labels is not None
+    test = (sides.reference, sides.real_labels)
+    if held_out is not None and held_out.labels is not None:
+        test = (held_out.samples, held_out.labels)
+    accuracy = classification_accuracy(
+        sides.fake, sides.labels, len(classes), test, seed=evaluator.seed, device=evaluator.device
+    )
+    return {"classification_accuracy": accuracy}
+
+
+MEASURES: dict[Metric, Measure] = {
+    "frechet": Measure(_of_features("fd"), _frechet),
+    "kernel": Measure(_of_features("kd"), _kernel),
+    "manifold": Measure(
+        _always("precision", "recall", "density", "coverage"),
+        _manifold,
+        larger_is_better=("precision", "recall", "density", "coverage"),
+    ),
+    "sliced_wasserstein": Measure(_always("sliced_wasserstein"), _sliced_wasserstein),
+    "feature_sliced_wasserstein": Measure(_of_features("feature_sliced_wasserstein"), _feature_sliced_wasserstein),
+    "class_score": Measure(
+        lambda facts: ("class_score",) if facts.kind in ("cnn", "inception") else (),
+        _class_score,
+        larger_is_better=("class_score",),
+    ),
+    "modes": Measure(_names_of_modes, _modes, larger_is_better=("modes_covered", "modes_with_5", "high_quality")),
+    "memorisation": Measure(
+        _names_of_memorisation,
+        _memorisation,
+        larger_is_better=("nearest_train_ratio", "authentic"),
+    ),
+    "diversity": Measure(_always("diversity"), _diversity, larger_is_better=("diversity",)),
+    "labels": Measure(
+        lambda facts: ("label_accuracy",) if facts.judges_labels else (),
+        _label_accuracy,
+        larger_is_better=("label_accuracy",),
+        of_labels=True,
+    ),
+    "class_frechet": Measure(
+        lambda facts: ("class_fd",) if facts.conditional and facts.kind != "none" else (),
+        _class_frechet,
+        of_labels=True,
+    ),
+    "classification": Measure(
+        lambda facts: ("classification_accuracy",) if facts.judges_labels else (),
+        _classification,
+        larger_is_better=("classification_accuracy",),
+        of_labels=True,
+    ),
+}
+
+PUBLISHED = {"fd": "fid", "kd": "kid", "class_score": "inception_score"}
+"""What figures of the published extractor alone are called."""
+
+LARGER_IS_BETTER = frozenset(
+    {
+        *(name for measure in MEASURES.values() for name in measure.larger_is_better),
+        *("inception_score", "pair_agreement"),
+        *("classes/accuracy", "clusters/purity", "images_per_second"),  # not of fakes
     }
-    names = {
-        "manifold": ["precision", "recall", "density", "coverage"],
-        "sliced_wasserstein": ["sliced_wasserstein"],
-        "modes": [
-            "modes_covered",
-            *(["modes_with_5", "mode_kl", "high_quality"] if images else ["high_quality", "mode_kl", "mixture_kl"]),
-        ],
-        "diversity": ["diversity"],
-        **(with_features if images and extractor != "none" else {}),
-    }
-    if images and not knows_classes:
-        del names["modes"]
-    if extractor == "random":
-        names.pop("class_score", None)
-    written = [name for metric in metrics for name in names.get(metric, ())]
-    return [*written, "pair_agreement"] if layout == "coupled" and knows_classes else written
+)
+"""Of every other metric, less is better."""
+
+
+def _called(name: str, facts: Facts) -> str:
+    return PUBLISHED.get(name, name) if facts.kind == "inception" else name
+
+
+def metric_names(metrics: Sequence[Metric], facts: Facts) -> list[str]:
+    """The names under which metrics are written, in their order."""
+    written = [_called(name, facts) for metric in metrics for name in MEASURES[metric].names(facts)]
+    return [*written, "pair_agreement"] if facts.layout == "coupled" and facts.kind == "cnn" else written
+
+
+# ---------------------------------------------------------------------- features
 
 
 class Channelwise(nn.Module):
@@ -165,7 +373,7 @@ def make_extractor(
         facts = {**part.facts, "extractor": f"{part.facts['extractor']}, on each channel"}
         return Extractor(part.name, Channelwise(part.network), facts)
     num_classes = len(data.classes or ())
-    labelled = data.labels is not None and num_classes > 1 and len(data.samples) >= FEWEST_IN_A_CLASS * num_classes
+    labelled = can_classify(data)
     if name == "cnn" and not labelled:
         raise ConfigError(
             f"evaluation.extractor=cnn: a classifier needs labels, at least two classes and {FEWEST_IN_A_CLASS} images "
@@ -218,6 +426,55 @@ def _kept(
     return Extractor(name, network, kept["facts"])
 
 
+# ---------------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The keys of an evaluation that say how samples are scored, whoever asks; `Evaluate` explains them."""
+
+    metrics: Sequence[Metric]
+    num_samples: int = 10_000
+    extractor: ExtractorName = "auto"
+    inception_weights: str | None = None
+    cache_dir: str = "outputs/cache"
+    seed: int = 0
+
+    def evaluator(
+        self,
+        data: Data,
+        held_out: Data | None,
+        split: str | None,
+        device: torch.device | str,
+        num_samples: int | None = None,
+        conditional: bool = False,
+    ) -> "Evaluator":
+        """What scores samples against a data set; conditional: they come with labels."""
+        kind = DomainsEvaluator if data.layout == "coupled" else Evaluator
+        return kind(
+            data,
+            held_out,
+            tuple(self.metrics),
+            Cache(Path(self.cache_dir)),
+            num_samples=num_samples or self.num_samples,
+            extractor_name=self.extractor,
+            inception_weights=self.inception_weights,
+            split=split,
+            seed=self.seed,
+            device=device,
+            conditional=conditional,
+        )
+
+
+def scored_samples(
+    generator: nn.Module, space: LatentSpace, streams: Streams, num: int
+) -> tuple[Tensor, Tensor | None]:
+    """The fakes that are scored, images as a file would hold them (uint8), points as they are; and their labels."""
+    latents = torch.cat(list(latents_of(streams, "noise/evaluation", num, space)))
+    fake = samples_of(generator, latents)
+    return to_uint8(fake) if fake.ndim == 4 else fake, space.labels_of(latents)
+
+
 @dataclass
 class Evaluator:
     """Scores samples against a data set.
@@ -242,16 +499,22 @@ class Evaluator:
 
     def __post_init__(self) -> None:
         if not self.conditional:
-            self.metrics = tuple(metric for metric in self.metrics if metric not in LABEL_METRICS)
+            self.metrics = tuple(metric for metric in self.metrics if not MEASURES[metric].of_labels)
 
     @property
     def num(self) -> int:
         """Fakes, and reals, of one score."""
         return min(self.num_samples, len(self.data.samples) // 2, *([NUM_POINTS] if self.is_points else []))
 
+    @cached_property
+    def facts(self) -> Facts:
+        return Facts(
+            self.data.layout, self.extractor_name, self.conditional, knows_modes(self.data), self.held_out is not None
+        )
+
     @property
     def is_points(self) -> bool:
-        return self.data.samples.ndim == 2
+        return self.facts.layout == "points"
 
     @cached_property
     def extractor(self) -> Extractor | None:
@@ -285,7 +548,7 @@ class Evaluator:
         """What is known of the reference before any fake is there: features, radii, and the floor of each metric."""
         hashes = [self.extractor.hash if self.extractor is not None else None, _code_of_metrics()]
         held_out = None if self.held_out is None else samples_key(self.held_out)
-        labels = self.data.labels if set(self.metrics) & LABEL_METRICS else None
+        labels = self.data.labels if any(MEASURES[metric].of_labels for metric in self.metrics) else None
         key = content_key(*hashes, samples_key(self.data), labels, held_out, self.num, self.seed, *self.metrics)
         return self.cache.get("reference", key, self._measure_reference)
 
@@ -304,13 +567,7 @@ class Evaluator:
                 order = torch.randperm(len(self.held_out.samples), generator=torch.Generator().manual_seed(self.seed))
                 real["held_out"] = self.extractor(self.held_out.samples[order[: self.num]]).vectors
         others_labels = None if self.data.labels is None else self.data.labels[self._chosen[1]]
-        real["floor"] = self._score(others, others_labels, real, floor=True)
-        if "label_accuracy" in real["floor"] and self.held_out is not None and self.held_out.labels is not None:
-            # The classifier has learned from the others: what it does on those that it has not seen is what counts.
-            assert self.extractor is not None
-            probabilities = self.extractor(self.held_out.samples[: self.num]).probabilities
-            assert probabilities is not None
-            real["floor"]["label_accuracy"] = label_accuracy(probabilities, self.held_out.labels[: self.num])
+        real["floor"] = self._score(self._sides(others, others_labels, real, is_floor=True))
         return real
 
     def _vectors(self, samples: Tensor, features: Mapping[str, Any]) -> Tensor:
@@ -348,91 +605,44 @@ class Evaluator:
         """The metrics of `num` fakes: uint8 images (N, C, H, W), or points (N, 2); labels: what they were asked for."""
         if len(fake) != self.num:
             raise ValueError(f"{self.num} samples are scored here, got {len(fake)}")
-        return self._score(fake, labels, self._real)
+        return self._score(self._sides(fake, labels, self._real))
 
-    def _score(
-        self, fake: Tensor, labels: Tensor | None, real: Mapping[str, Any], floor: bool = False
-    ) -> dict[str, float]:
-        reference, _ = self._halves
-        features = Features(as_training_input(fake).flatten(1), None)
-        if self.extractor is not None:
+    def _sides(self, fake: Tensor, labels: Tensor | None, real: Mapping[str, Any], is_floor: bool = False) -> Sides:
+        if self.extractor is None:
+            features = Features(as_training_input(fake).flatten(1), None)
+        else:
             features = self.extractor(fake)
-        vectors, probabilities = features
-        real_vectors = self._vectors(reference, real)
-        published = self.extractor is not None and self.extractor.published
+        reference, _ = self._halves
+        return Sides(
+            reference=reference,
+            real_labels=None if self.data.labels is None else self.data.labels[self._chosen[0]],
+            real_vectors=self._vectors(reference, real),
+            fake=fake,
+            labels=labels,
+            vectors=features.vectors,
+            probabilities=features.probabilities,
+            known=real,
+            is_floor=is_floor,
+        )
+
+    def _score(self, sides: Sides) -> dict[str, float]:
         found: dict[str, float] = {}
         for metric in self.metrics:
-            if metric == "frechet" and self.extractor is not None:
-                found["fid" if published else "fd"] = frechet_distance(moments(real_vectors), moments(vectors))
-            elif metric == "kernel" and self.extractor is not None:
-                found["kid" if published else "kd"] = kernel_distance(real_vectors, vectors, seed=self.seed)
-            elif metric == "manifold":
-                radii = {"real_radii_3": real["radii_3"], "real_radii_5": real["radii_5"]}
-                few = slice(MOST_IN_MANIFOLD)
-                found |= manifold_metrics(real_vectors[few], vectors[few], **radii)
-            elif metric == "sliced_wasserstein":
-                found[metric] = sliced_wasserstein(
-                    as_training_input(reference), as_training_input(fake), seed=self.seed
-                )
-            elif metric == "feature_sliced_wasserstein" and self.extractor is not None:
-                found[metric] = sliced_wasserstein(real_vectors, vectors, seed=self.seed)
-            elif metric == "class_score" and probabilities is not None:
-                channels = probabilities.unsqueeze(1) if probabilities.ndim == 2 else probabilities
-                values = [inception_score(channel, seed=self.seed)[0] for channel in channels.unbind(1)]
-                found["inception_score" if published else metric] = sum(values) / len(values)
-            elif metric == "modes" and self.data.modes is not None:
-                assert self.data.mode_std is not None
-                found |= mode_coverage(fake, self.data.modes, self.data.mode_std)
-            elif metric == "modes" and probabilities is not None and not published:
-                classes, sureness = predicted_classes(probabilities)
-                num_modes = probabilities.shape[-1] ** (1 if probabilities.ndim == 2 else probabilities.shape[1])
-                found |= class_coverage(classes, num_modes, confidence=sureness)
-            elif metric == "memorisation" and self.extractor is not None:
-                held_out = real.get("held_out")
-                if not floor:
-                    found |= memorisation(real["train"], held_out, vectors)
-                elif held_out is not None:
-                    found |= memorisation(real["train"], held_out, held_out)
-            elif metric == "labels" and labels is not None and self._knows_labels:
-                assert probabilities is not None
-                found["label_accuracy"] = label_accuracy(probabilities, labels)
-            elif metric == "class_frechet" and labels is not None and self.extractor is not None:
-                distances = self._class_distances(real_vectors, vectors, labels).values()
-                found["class_fd"] = sum(distances) / len(distances) if distances else math.nan
-            elif metric == "classification" and labels is not None and self._knows_labels:
-                found["classification_accuracy"] = self._classification_accuracy(fake, labels)
-            elif metric == "diversity":
-                found[metric] = pairwise_diversity(vectors, seed=self.seed)
+            measure = MEASURES[metric]
+            names = measure.names(self.facts)
+            if names:
+                values = measure.values(self, sides)
+                assert set(values) <= set(names), f"{metric} gives {list(values)}, and declares {list(names)}"
+                found |= {_called(name, self.facts): value for name, value in values.items()}
         return found
-
-    @property
-    def _knows_labels(self) -> bool:
-        """Whether the extractor is a classifier of the data's own labels."""
-        return self.extractor is not None and self.extractor.name == "cnn" and self.data.parts is None
 
     def class_distances(self, fake: Tensor, labels: Tensor) -> dict[str, float]:
         """The distance within each class, by its name; class_fd is their mean. Empty where that is not asked for."""
-        if "class_frechet" not in self.metrics or self.extractor is None:
+        if "class_frechet" not in self.metrics or not MEASURES["class_frechet"].names(self.facts):
             return {}
         assert self.data.classes is not None
-        found = self._class_distances(self._real["vectors"], self.extractor(fake).vectors, labels)
+        found = _distances_by_label(self.data, self._sides(fake, labels, self._real))
         return {self.data.classes[label]: distance for label, distance in found.items()}
-
-    def _class_distances(self, real_vectors: Tensor, vectors: Tensor, labels: Tensor) -> dict[int, float]:
-        assert self.data.labels is not None
-        assert self.data.classes is not None
-        real_labels = self.data.labels[self._chosen[0]]
-        return per_class_frechet(real_vectors, real_labels, vectors, labels, num_classes=len(self.data.classes))
-
-    def _classification_accuracy(self, fake: Tensor, labels: Tensor) -> float:
-        """Of a classifier that learns from fakes, on held-out reals; on the reference where none are held out."""
-        assert self.data.labels is not None
-        assert self.data.classes is not None
-        if self.held_out is None or self.held_out.labels is None:
-            test = (self._halves[0], self.data.labels[self._chosen[0]])
-        else:
-            test = (self.held_out.samples, self.held_out.labels)
-        return classification_accuracy(fake, labels, len(self.data.classes), test, seed=self.seed, device=self.device)
 
 
 class DomainsEvaluator(Evaluator):
@@ -459,7 +669,7 @@ class DomainsEvaluator(Evaluator):
 
     @property
     def floor(self) -> dict[str, float]:
-        return self._each.floor | ({"pair_agreement": 1.0} if self._knows_classes else {})
+        return self._each.floor | ({"pair_agreement": 1.0} if self.facts.kind == "cnn" else {})
 
     @property
     def card(self) -> dict[str, Any]:
@@ -468,11 +678,7 @@ class DomainsEvaluator(Evaluator):
     def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         first, second = (self._each.score(images) for images in domains(fake))
         found = {name: first[name] if better(name, second[name], first[name]) else second[name] for name in first}
-        return found | (self._agreement(fake) if self._knows_classes else {})
-
-    @property
-    def _knows_classes(self) -> bool:
-        return self.extractor is not None and self.extractor.name == "cnn"
+        return found | (self._agreement(fake) if self.facts.kind == "cnn" else {})
 
     def _agreement(self, pairs: Tensor) -> dict[str, float]:
         assert self.extractor is not None

@@ -32,6 +32,7 @@ from gan_lab.health import Finding
 from gan_lab.launch import PlayerwiseDDP, run_processes
 from gan_lab.logs import quieten_lightning
 from gan_lab.module import GAN
+from gan_lab.objectives import value_of
 from gan_lab.player import NonFinite
 from gan_lab.record import RunRecord, machine, now
 
@@ -136,6 +137,7 @@ def fit_once(
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
     data = configuration.build_data(config)
+    configuration.check_data(config, data)
     training = data if config.num_training_images is None else some_of(data, config.num_training_images)
     sample_shape = tuple(data.samples.shape[1:])
     shares = label_shares(training)
@@ -150,7 +152,7 @@ def fit_once(
     hyperparameters = Hyperparameters(
         configuration.hyperparameters(config),
         text,
-        configuration.measured(config),
+        configuration.measured(config, data),
     )
     callbacks = [stop, hyperparameters, *configuration.build_callbacks(config)]
     report = None if reporter is None else Report(reporter)
@@ -351,14 +353,15 @@ def load_state(gan: GAN, run_dir: Path) -> dict[str, Any] | None:
 
 
 def objective_of(config: RunConfig, record: dict[str, Any]) -> float | None:
-    """The value of the metric named by `objective`: the best generator's where it was evaluated, else the last."""
+    """The value of the metric named by `objective` (see `value_of`), nan where it has none; None without one."""
     name = configuration.deciding_metric(config)
     if name is None:
         return None
+    value = value_of(record, name)
+    value = math.nan if value is None else value
     best = record.get("best", {})
     if best.get("metric") == name:
-        log.info(f"best {name}: {best['value']:.5g}, at {best['images_seen']:,} images (checkpoints/best.ckpt)")
-        return best["value"]
-    value = record.get("metrics", {}).get(name, math.nan)
-    log.info(f"{name}: {value:.5g}")
+        log.info(f"best {name}: {value:.5g}, at {best['images_seen']:,} images (checkpoints/best.ckpt)")
+    else:
+        log.info(f"{name}: {value:.5g}")
     return value

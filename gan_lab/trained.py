@@ -58,7 +58,7 @@ def trained_reader(trained: Trained, device: torch.device) -> nn.Module | None:
     """What tells classes apart, D or the encoder, as it was when the generator was saved; None where neither tries, and
     beside the best generator, which is kept alone."""
     content, conditioning = trained.content, trained.space.conditioning
-    if conditioning.num_read == 0 or "discriminator" not in content:
+    if conditioning.reads is None or "discriminator" not in content:
         return None
     name, num_outputs = "discriminator", conditioning.num_outputs
     if conditioning.has_encoder:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import gan_lab.callbacks.evaluation
 import gan_lab.callbacks.stop
-from gan_lab.callbacks.evaluation import Evaluate, discriminator_gap
+from gan_lab.callbacks.evaluation import Evaluate
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.data import Data
 from gan_lab.data.digits import digits
@@ -27,6 +27,7 @@ from gan_lab.evaluation import Evaluator, Metric, better, card_id
 from gan_lab.features.cache import Cache
 from gan_lab.models.mlp import Generator
 from gan_lab.module import GAN
+from gan_lab.reading import discriminator_gap
 from gan_lab.run import train
 from gan_lab.streams import Streams
 
@@ -298,6 +299,17 @@ def test_train_returns_the_last_value_of_a_training_metric(tmp_path: Path) -> No
     assert value == losses[-1]
     assert len(set(losses)) == 4
     assert not (tmp_path / "run" / "checkpoints" / "best.ckpt").exists()
+
+
+def test_a_finished_run_whose_objective_is_no_number_is_resumed(tmp_path: Path) -> None:
+    """run.json has null for it."""
+    done(*RUN, cwd=tmp_path)
+    record: Any = record_of(tmp_path / "run")
+    del record["best"]
+    record["metrics"]["fd"] = None
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    (tmp_path / "run" / "checkpoints" / "best.ckpt").unlink()
+    done("resume", "run=run", cwd=tmp_path)
 
 
 def test_train_returns_nothing_without_an_objective(tmp_path: Path) -> None:

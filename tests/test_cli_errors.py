@@ -122,6 +122,16 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert result.err.endswith("error: lr: unknown key; did you mean optimizer.lr?\n")
 
 
+def test_an_objective_that_only_the_data_rule_out_is_refused_before_training(tmp_path: Path) -> None:
+    """The source does not say how many classes it has; ten categories and eight classes have no error."""
+    given = ["dataset=gaussian_ring", "conditioning=infogan", "objective=clusters/error", "hydra.run.dir=run"]
+    result = called("train", *SMALL, *given, cwd=tmp_path)
+    assert result.code == 2
+    problem = "error: objective=clusters/error is not measured by this run; did you mean clusters/purity?"
+    assert result.err.splitlines()[-1] == problem
+    assert not (tmp_path / "run" / "metrics.csv").exists()
+
+
 @pytest.mark.parametrize("verb", ["resume run=nowhere", "sample run=nowhere out=a.png", "evaluate run=nowhere"])
 def test_every_verb_takes_debug(verb: str, tmp_path: Path) -> None:
     result = called(*verb.split(), "debug=true", cwd=tmp_path)

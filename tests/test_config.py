@@ -1,5 +1,6 @@
 """The check of the configuration: everything wrong at once, in sentences that name the key and what to do."""
 
+import importlib
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -13,9 +14,21 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from gan_lab.compose import Composer, changed_config, checked_overrides, parsed
-from gan_lab.config import ConfigError, RunConfig, build_gan, check, deciding_metric, problems_of, save
+from gan_lab.conditioning import AuxiliaryClassifier
+from gan_lab.config import (
+    ConfigError,
+    RunConfig,
+    build_data,
+    build_gan,
+    check,
+    check_data,
+    deciding_metric,
+    problems_of,
+    save,
+)
 from gan_lab.data import Data
 from gan_lab.data.digits import digits
+from gan_lab.data.points import gaussian_ring
 from gan_lab.files import write_json
 from gan_lab.sweep import plan
 from gan_lab.sweep.plan import representative_choices
@@ -509,6 +522,104 @@ def test_what_is_measured_depends_on_the_data_and_the_extractor() -> None:
         assert problem.startswith(f"{overrides[0]} is not measured by this run; ")
     assert problems_of(composed("evaluation=full", "objective=kd")) == []
     assert problems_of(composed("evaluation=inception", "objective=fid")) == []
+
+
+def test_an_error_of_clusters_needs_a_category_for_each_class() -> None:
+    given = ["conditioning=infogan", "objective=clusters/error"]
+    assert problems_of(composed(*given)) == []
+    five = "conditioning.num_categories=5"
+    (problem,) = refused(*given, five)
+    assert problem == "objective=clusters/error is not measured by this run; did you mean clusters/purity?"
+    assert problems_of(composed("conditioning=infogan", five, "objective=clusters/purity")) == []
+    (problem,) = refused("conditioning=infogan", "dataset=celeba", "objective=clusters/purity")
+    assert problem.startswith("objective=clusters/purity is not measured by this run; ")
+
+
+class Classifier(AuxiliaryClassifier):
+    """Reads classes as what it is derived from."""
+
+
+def test_a_kind_of_ones_own_reads_what_it_is_derived_from() -> None:
+    own = ["conditioning=acgan", "conditioning._target_=test_config.Classifier"]
+    assert problems_of(composed(*own, "objective=classes/accuracy")) == []
+    (problem,) = refused(*own, "objective=clusters/purity")
+    assert problem.startswith("objective=clusters/purity is not measured by this run; ")
+
+
+def test_what_needs_labels_or_held_out_images_is_not_measured_without() -> None:
+    for overrides in (
+        ["objective=modes_covered", "dataset=celeba"],
+        ["objective=class_score", "dataset=celeba", "evaluation=full"],
+        ["objective=nearest_train_ratio", "dataset.split=all", "evaluation=full"],
+    ):
+        (problem,) = refused(*overrides)
+        assert problem.startswith(f"{overrides[0]} is not measured by this run; ")
+    assert problems_of(composed("objective=authentic", "dataset.split=all", "evaluation=full")) == []
+    assert problems_of(composed("objective=nearest_train_ratio", "evaluation=full")) == []
+
+
+def my_images(*, root: str, split: str = "train") -> Data:
+    """A data source that says nothing of itself, and whose size is what it is."""
+    return digits(split=split)  # type: ignore[arg-type]
+
+
+def my_points(*, root: str) -> Data:
+    return gaussian_ring(num_points=100)
+
+
+my_points.layout = "points"  # type: ignore[attr-defined]
+
+
+def of_source(source: str, *overrides: str) -> DictConfig:
+    cfg = composed(*overrides)
+    cfg.dataset = {"_target_": f"test_config.{source}", "root": "somewhere"}
+    return cfg
+
+
+def test_a_source_of_ones_own_has_images_unless_it_says_otherwise() -> None:
+    assert problems_of(of_source("my_images", "model=dcgan")) == []
+    assert deciding_metric(check(of_source("my_images"))) == "fd"
+    assert len(problems_of(of_source("my_points", "model=dcgan"))) == 2
+    assert deciding_metric(check(of_source("my_points"))) == "sliced_wasserstein"
+
+
+def silent_points(*, root: str) -> Data:
+    return my_points(root=root)
+
+
+def test_data_that_are_not_what_their_source_says_are_refused() -> None:
+    for source in ("my_images", "my_points"):
+        config = check(of_source(source))
+        check_data(config, build_data(config))
+    config = check(of_source("silent_points"))
+    with pytest.raises(ConfigError) as caught:
+        check_data(config, build_data(config))
+    assert caught.value.problems == [
+        'dataset (silent_points) gives points and is taken for images; write silent_points.layout = "points" below it'
+    ]
+
+
+def test_an_objective_that_the_data_do_not_allow_is_refused_before_training() -> None:
+    """What the source does not say, the data do: here that there are 8 classes, and no labels."""
+    given = ["conditioning=infogan", "objective=clusters/error"]
+    config = check(composed(*given, "dataset=gaussian_ring", "dataset.num_points=100"))
+    with pytest.raises(ConfigError, match="objective=clusters/error is not measured by this run; did you mean"):
+        check_data(config, build_data(config))
+    config = check(composed(*given, "dataset=gaussian_ring", "conditioning.num_categories=8"))
+    check_data(config, build_data(config))
+    config = check(of_source("my_images", "objective=modes_covered"))
+    check_data(config, digits())
+    with pytest.raises(ConfigError, match="objective=modes_covered is not measured by this run; "):
+        check_data(config, digits()._replace(labels=None, classes=None))
+
+
+@pytest.mark.parametrize("name", ["digits", "stacked_digits", "coupled_digits", "gaussian_ring", "gaussian_grid"])
+def test_sources_say_what_their_data_are(name: str) -> None:
+    config = check(composed(f"dataset={name}"))
+    data = build_data(config)
+    check_data(config, data)
+    source = getattr(importlib.import_module(config.dataset["_target_"].rsplit(".", 1)[0]), name)
+    assert getattr(source, "num_classes", None) in (None, len(data.classes or ()))
 
 
 def any_images(**settings: Any) -> Data:

@@ -21,7 +21,7 @@ from gan_lab.callbacks.checkpoint import last_checkpoint
 from gan_lab.data.digits import digits
 from gan_lab.data.points import gaussian_ring
 from gan_lab.data.resize import resize_images
-from gan_lab.evaluation import Evaluator, Metric, card_id, metric_names
+from gan_lab.evaluation import Evaluator, Facts, Metric, card_id, metric_names
 from gan_lab.features import Extractor
 from gan_lab.features.cache import Cache
 from gan_lab.files import read_checkpoint
@@ -84,7 +84,7 @@ def test_figures_are_those_of_the_evaluation_during_training(cwd: Path, tmp_path
     found = evaluated("run=images", "evaluation=fast", f"num={NUM}", cwd=cwd, out=tmp_path / "a.json")
     row = rows_of(cwd / "images")[-1]
     assert row["images_seen"] == "96"
-    assert sorted(found["scores"]) == sorted(metric_names(FAST, images=True))
+    assert sorted(found["scores"]) == sorted(metric_names(FAST, Facts()))
     assert found["scores"] == {name: float(row[name]) for name in found["scores"]}
     assert found["floor"] == {name: float(row[f"{name}/floor"]) for name in found["floor"]}
     assert list(found["floor"]) == list(found["scores"])
@@ -156,7 +156,7 @@ def test_result_on_the_terminal_and_in_the_run(cwd: Path) -> None:
 
 def test_full_evaluation_has_every_metric(cwd: Path, tmp_path: Path) -> None:
     found = evaluated("run=images", "num=70", "evaluation=full", cwd=cwd, out=tmp_path / "a.json")
-    assert sorted(found["scores"]) == sorted(metric_names(FULL, images=True))
+    assert sorted(found["scores"]) == sorted(metric_names(FULL, Facts()))
     assert {"nearest_train_ratio", "authentic", "kd", "class_score"} <= set(found["scores"])
     assert sorted(found["floor"]) == sorted(found["scores"])
     assert found["floor"]["nearest_train_ratio"] == 1.0  # held-out images beside themselves

@@ -12,23 +12,23 @@ from scipy.stats import poisson
 from torch import Tensor, nn
 
 import gan_lab.evaluation
-from gan_lab.callbacks.evaluation import read_classes
 from gan_lab.conditioning import AuxiliaryClassifier, Codes, Conditioning
-from gan_lab.data import Data, as_training_input
+from gan_lab.data import Data, Layout, as_training_input
 from gan_lab.data.coupled import coupled_digits
 from gan_lab.data.digits import digits
 from gan_lab.data.points import gaussian_ring
 from gan_lab.data.stacked import stacked_digits
 from gan_lab.errors import ConfigError
 from gan_lab.evaluation import (
-    LABEL_METRICS,
     LARGER_IS_BETTER,
+    MEASURES,
     NUM_POINTS,
     WHAT_WAS_SCORED,
     Channelwise,
     DomainsEvaluator,
     Evaluator,
     ExtractorName,
+    Facts,
     Metric,
     better,
     card_id,
@@ -38,8 +38,10 @@ from gan_lab.evaluation import (
 )
 from gan_lab.features import Extractor, Rows
 from gan_lab.features.cache import Cache, content_key
+from gan_lab.reading import names_read, read_classes
 
 ALL: tuple[Metric, ...] = get_args(Metric)
+OF_LABELS = [metric for metric, measure in MEASURES.items() if measure.of_labels]
 NUM = 300
 
 
@@ -113,18 +115,18 @@ class TestNames:
     @pytest.mark.parametrize("name", ["cnn", "none", "random"])
     def test_digits(self, cache, name: ExtractorName):
         evaluator = of_digits(cache, extractor_name=name)
-        assert_names(evaluator, metric_names(ALL, images=True, extractor=name))
+        assert_names(evaluator, metric_names(ALL, Facts(extractor=name)))
 
     @pytest.mark.parametrize("metric", [metric for metric in ALL if metric != "class_score"])
     @pytest.mark.parametrize("name", ["cnn", "random", "none"])
     def test_one_metric(self, cache, metric: Metric, name: ExtractorName):
         evaluator = of_digits(cache, (metric,), extractor_name=name, num_samples=50)
-        assert_names(evaluator, metric_names((metric,), images=True, extractor=name))
+        assert_names(evaluator, metric_names((metric,), Facts(extractor=name)))
 
     @pytest.mark.parametrize("name", get_args(ExtractorName))
     def test_points_have_no_features(self, cache, name: ExtractorName):
         evaluator = of_points(cache, extractor_name=name)
-        names = metric_names(ALL, images=False, extractor=name)
+        names = metric_names(ALL, Facts("points", name))
         assert_names(evaluator, names)
         assert set(names) == {
             *("precision", "recall", "density", "coverage", "sliced_wasserstein"),
@@ -133,26 +135,26 @@ class TestNames:
 
     def test_stacked(self, cache):
         evaluator = of_stacks(cache, ALL, num_samples=NUM)
-        assert_names(evaluator, metric_names(ALL, images=True, extractor="cnn"))
+        assert_names(evaluator, metric_names(ALL, Facts("stacked", "cnn")))
 
-    @pytest.mark.parametrize("metric", sorted(LABEL_METRICS))
+    @pytest.mark.parametrize("metric", OF_LABELS)
     def test_stacks_that_were_asked_for_by_label(self, cache, metric: Metric):
         """Nothing judges the label of a whole stack."""
         evaluator = of_stacks(cache, (metric,), num_samples=NUM, conditional=True)
         assert evaluator.data.labels is not None
         found = evaluator.score(evaluator.data.samples[: evaluator.num], evaluator.data.labels[: evaluator.num])
-        names = metric_names((metric,), images=True, extractor="cnn", conditional=True, layout="stacked")
+        names = metric_names((metric,), Facts("stacked", "cnn", conditional=True))
         assert sorted(found) == sorted(names)
 
     @pytest.mark.parametrize("name", ["cnn", "random", "none"])
     def test_coupled(self, cache, name: ExtractorName):
         evaluator = of_pairs(cache, ALL, extractor_name=name)
-        assert_names(evaluator, metric_names(ALL, images=True, extractor=name, layout="coupled"))
+        assert_names(evaluator, metric_names(ALL, Facts("coupled", name)))
 
     def test_published(self, cache, monkeypatch):
         monkeypatch.setattr(gan_lab.evaluation, "inception", published)
         evaluator = of_digits(cache, extractor_name="inception", inception_weights="w.pth")
-        names = metric_names(ALL, images=True, extractor="inception")
+        names = metric_names(ALL, Facts(extractor="inception"))
         assert_names(evaluator, names)
         assert {"fid", "kid", "inception_score"} <= set(names)
         assert not {"fd", "kd", "class_score", "modes_covered", "high_quality"} & set(names)
@@ -160,9 +162,23 @@ class TestNames:
         assert evaluator.card["weights"] == "w.pth"
         assert evaluator.card["extractor_name"] == "inception-v3-compat"
 
+    @pytest.mark.parametrize("layout", ["images", "points"])
+    def test_of_data_that_say_little(self, cache, layout):
+        """Neither labels nor held-out samples, nor a mixture."""
+        data = digits() if layout == "images" else gaussian_ring(num_points=1000)
+        few = data._replace(labels=None, classes=None, modes=None, mode_std=None)
+        evaluator = Evaluator(few, None, ALL, cache, num_samples=50)
+        names = metric_names(evaluator.metrics, evaluator.facts)
+        assert list(evaluator.score(other_half(evaluator)[1])) == names
+        assert ("authentic" in names) == (layout == "images")
+        assert not {"modes_covered", "nearest_train_ratio"} & set(names)
+
+    def test_the_table_has_every_metric(self):
+        assert tuple(MEASURES) == ALL
+
     def test_names_follow_the_order_of_the_metrics(self):
-        assert metric_names(("diversity", "frechet"), images=True) == ["diversity", "fd"]
-        assert metric_names((), images=True) == []
+        assert metric_names(("diversity", "frechet"), Facts()) == ["diversity", "fd"]
+        assert metric_names((), Facts()) == []
 
 
 def assert_names(evaluator: Evaluator, names: list[str]) -> None:
@@ -180,7 +196,7 @@ DIRECTIONS = {
     **dict.fromkeys(("modes_covered", "modes_with_5", "high_quality", "diversity", "nearest_train_ratio"), 1),
     "authentic": 1,
     **dict.fromkeys(("label_accuracy", "classification_accuracy", "classes/accuracy", "clusters/purity"), 1),
-    "pair_agreement": 1,
+    **dict.fromkeys(("pair_agreement", "images_per_second"), 1),
     **dict.fromkeys(("class_fd", "clusters/error"), -1),
 }
 
@@ -198,11 +214,11 @@ def test_the_better_of_two_values(name):
 def test_every_metric_has_a_direction():
     names = {
         name
-        for images in (True, False)
+        for layout in get_args(Layout)
         for extractor in get_args(ExtractorName)
-        for name in metric_names(ALL, images=images, extractor=extractor, conditional=True)
+        for name in metric_names(ALL, Facts(layout, extractor, conditional=True))
     }
-    others = {"classes/accuracy", "clusters/purity", "clusters/error", "pair_agreement"}
+    others = {"classes/accuracy", "clusters/purity", "clusters/error", "images_per_second"}
     assert names | others == set(DIRECTIONS)
     assert {name for name, direction in DIRECTIONS.items() if direction > 0} == LARGER_IS_BETTER
 
@@ -330,6 +346,11 @@ class TestReading:
         found = read_classes(Knowing(1, list(range(10)), wrong=5), Codes(num_continuous=2), of_digits(cache))
         assert found["clusters/error"] == pytest.approx(math.ceil(num / 5) / num)
         assert found["clusters/purity"] == pytest.approx(1 - math.ceil(num / 5) / num)
+
+    def test_fewer_categories_than_classes_have_no_error(self, cache):
+        found = read_classes(Knowing(1, list(range(10))), Codes(num_categories=5), of_digits(cache))
+        assert list(found) == names_read("categories", 5, 10) == ["clusters/purity"]
+        assert found["clusters/purity"] < 0.7
 
     def test_labels_must_be_the_datas_own(self, cache):
         class Told(Knowing):
@@ -499,7 +520,7 @@ def test_the_card_says_what_was_compared(cache):
     assert evaluator.extractor is not None
     card = evaluator.card
     assert (card["num_fake"], card["num_real"], card["split"], card["quantised"]) == (NUM, NUM, "train", "uint8")
-    assert card["metrics"] == [metric for metric in ALL if metric not in LABEL_METRICS]
+    assert card["metrics"] == [metric for metric in ALL if metric not in OF_LABELS]
     assert card["extractor_hash"] == evaluator.extractor.hash
     assert card["extractor_name"] == "cnn"
     assert card["held_out"] == 355

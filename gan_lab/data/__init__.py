@@ -2,14 +2,21 @@
 
 The signature of a source is the schema of its config node. This module imports torch alone, and the sources import
 scikit-learn and torchvision only when called, so that a config is checked without waiting for them.
+
+What the check has to know before the data are read, a source declares as attributes of its own: ``layout``, images
+where it says nothing (``gaussian_ring.layout = "points"``), and ``num_classes``, how many its labels name, 0 without
+labels; where it says nothing, only the data tell.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gan_lab.errors import ConfigError
+
+Layout = Literal["images", "points", "stacked", "coupled"]
+"""What a sample holds: an image, a point in the plane, gray images on its channels, or the images of two domains."""
 
 
 class Data(NamedTuple):
@@ -37,6 +44,14 @@ class Data(NamedTuple):
     parts: "Data | None" = None
     coupled: bool = False
     samples_key: str | None = None
+
+    @property
+    def layout(self) -> Layout:
+        if self.samples.ndim == 2:
+            return "points"
+        if self.parts is None:
+            return "images"
+        return "coupled" if self.coupled else "stacked"
 
 
 def as_training_input(samples: Tensor) -> Tensor:

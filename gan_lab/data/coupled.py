@@ -51,5 +51,5 @@ def domains(samples: Tensor) -> tuple[Tensor, Tensor]:
 
 
 # The check knows these before the data are read.
-coupled_digits.labelled = False  # type: ignore[attr-defined]
+coupled_digits.num_classes = 0  # type: ignore[attr-defined]
 coupled_digits.layout = "coupled"  # type: ignore[attr-defined]

@@ -60,3 +60,6 @@ def _mixture(modes: Tensor, std: float, num_points: int, seed: int) -> Data:
     points = modes[labels] + std * torch.randn((num_points, 2), generator=generator)
     classes = tuple(f"mode {index}" for index in range(len(modes)))
     return Data(points, labels, classes, modes=modes, mode_std=std)
+
+
+gaussian_ring.layout = gaussian_grid.layout = "points"  # type: ignore[attr-defined]  # for the check of a config

@@ -78,3 +78,4 @@ def _stacked(base: Data, num_samples: int, seed: int) -> Data:
 
 # The check knows these before the data are read.
 stacked_digits.layout = stacked_mnist.layout = "stacked"  # type: ignore[attr-defined]
+stacked_digits.num_classes = stacked_mnist.num_classes = NUM_DIGITS**NUM_CHANNELS  # type: ignore[attr-defined]

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gan_lab.objectives import Direction
 from gan_lab.report.leaderboard import Board, dominates
-from gan_lab.report.runs import STATUSES, Direction, Run
+from gan_lab.report.runs import STATUSES, Run
 from gan_lab.report.settings import label, shown
 from gan_lab.report.study import Parameter, Study, has_values, is_wide
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, field
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
-from gan_lab.report.runs import Direction, Run
+from gan_lab.objectives import USUAL_OBJECTIVES, Direction, direction_of
+from gan_lab.report.runs import Run
 from gan_lab.report.settings import differing, identity, setting, shown
 from gan_lab.tolerant import finite, mapping
-
-USUAL_OBJECTIVES = ("fid", "fd", "kid", "kd", "sliced_wasserstein")
-"""What decides where nobody said so, as in a run with objective=auto."""
 
 CLEAR = 3.0
 """A difference of two means is called clear from so many standard errors on."""
@@ -95,12 +93,6 @@ class Board:
             if (value := shown(key, setting(row.best_run, key)))
         ]
         return ", ".join(parts) or str(row.best_run.record.get("name") or row.best_run.name)
-
-
-def direction_of(metric: str) -> Direction:
-    from gan_lab.evaluation import LARGER_IS_BETTER
-
-    return "maximize" if metric in LARGER_IS_BETTER or metric == "images_per_second" else "minimize"
 
 
 def value_of(run: Run, metric: str, objectives: Mapping[str, Direction]) -> float | None:

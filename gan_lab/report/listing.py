@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gan_lab.report.leaderboard import Board, Configuration, Spread, direction_of, spread, value_of
-from gan_lab.report.runs import Direction, Run
+from gan_lab.objectives import Direction, direction_of
+from gan_lab.report.leaderboard import Board, Configuration, Spread, spread, value_of
+from gan_lab.report.runs import Run
 from gan_lab.report.settings import setting, shown
 from gan_lab.report.summary import duration, figure, times, with_spread
 from gan_lab.tolerant import is_number

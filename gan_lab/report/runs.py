@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from gan_lab.errors import ConfigError
+from gan_lab.objectives import Direction
 from gan_lab.tolerant import finite, mapping, read_mapping
-
-Direction = Literal["minimize", "maximize"]
 
 STATUSES = ("finished", "running", "pruned", "interrupted", "killed", "failed")
 """In the order in which they are listed; a status of another version comes after them. killed: run.json says that the

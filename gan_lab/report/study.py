@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gan_lab.report.runs import Direction, Run, Sweep
+from gan_lab.objectives import Direction
+from gan_lab.report.runs import Run, Sweep
 from gan_lab.report.settings import shown
 from gan_lab.tolerant import is_number, mapping
 

@@ -14,6 +14,7 @@ from gan_lab.config import Given, check, check_against, device_type, plain, save
 from gan_lab.constraints import NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.errors import ConfigError
 from gan_lab.names import nearest
+from gan_lab.objectives import Direction
 from gan_lab.sweep.devices import threads_per_run
 from gan_lab.sweep.space import Parameter, grid, overrides_of, parse_space
 from gan_lab.sweep.suggest import need_optuna
@@ -21,8 +22,6 @@ from gan_lab.sweep.trials import Trial
 
 MOST_COMBINATIONS = 16
 """A sweep with at most so many combinations has each checked before the first run; a larger one, each choice alone."""
-
-Direction = Literal["minimize", "maximize"]
 
 
 @dataclass

@@ -13,7 +13,8 @@ from gan_lab.compose import Composer, parsed
 from gan_lab.config import plain
 from gan_lab.errors import RunError
 from gan_lab.files import replacing
-from gan_lab.sweep.plan import Direction, Plan
+from gan_lab.objectives import Direction
+from gan_lab.sweep.plan import Plan
 from gan_lab.sweep.trials import Trial, read_trial
 from gan_lab.sweep.worker import command_of
 

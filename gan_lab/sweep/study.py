@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from gan_lab.errors import ConfigError
+from gan_lab.objectives import Direction
 from gan_lab.sweep.space import Parameter, overrides_of, value_of
 from gan_lab.sweep.storage import close_storage, first_line, open_storage, storage_errors
 from gan_lab.sweep.suggest import Suggester, build, need_optuna, quiet
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
-Direction = Literal["minimize", "maximize"]
 
 TPE = {"_target_": "optuna.samplers.TPESampler"}
 SECONDS_UNTIL_QUEUED = 3.0

@@ -24,6 +24,7 @@ from gan_lab.compose import Composer
 from gan_lab.config import check, deciding_metric, measured
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.files import read_json, write_json
+from gan_lab.objectives import direction_of
 from gan_lab.record import git_state, machine, now, versions
 from gan_lab.sweep.devices import default_num_jobs, hand_on_gpus
 from gan_lab.sweep.monitor import Monitor
@@ -202,9 +203,7 @@ def _planned(
     if objectives is None:
         objectives = {}
         if (name := deciding_metric(run)) is not None:
-            from gan_lab.evaluation import LARGER_IS_BETTER
-
-            objectives = {name: "maximize" if name in LARGER_IS_BETTER else "minimize"}
+            objectives = {name: direction_of(name)}
     refuse_unmeasured(objectives, measured(run))
     if kind == "optuna" and not objectives:
         raise ConfigError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from gan_lab.errors import ConfigError
 from gan_lab.files import read_json, write_json
+from gan_lab.objectives import value_of
 from gan_lab.record import now
 from gan_lab.sweep.child import Ended, Progress, run_in_child
 from gan_lab.sweep.devices import gpus, take_gpus, visible_gpus
@@ -274,19 +275,13 @@ def _outcome(plan: Plan, run_dir: Path, ended: Ended) -> Outcome:
         return Outcome("failed", {}, ended.kind, ended.reason)
     record = read_json(run_dir / "run.json")
     alone = len(plan.objectives) == 1
-    values = {name: value for name in plan.objectives if (value := value_of(record, name, alone)) is not None}
+    found = {name: value_of(record, name, of_best=alone) for name in plan.objectives}
+    values = {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
     missing = [name for name in plan.objectives if name not in values]
     if missing and ended.status == "finished":
         return Outcome("failed", values, "diverged", f"{' and '.join(missing)} at the end: not a number")
     assert ended.status in ("finished", "pruned")
     return Outcome("pruned" if ended.status == "pruned" else "finished", values)
-
-
-def value_of(record: dict[str, Any], metric: str, of_best: bool) -> float | None:
-    """A metric's last value in a run, or (of_best) its best generator's, if that was chosen by it; None: no number."""
-    best = record.get("best", {})
-    value = best["value"] if of_best and best.get("metric") == metric else record.get("metrics", {}).get(metric)
-    return None if value is None or not math.isfinite(value) else value
 
 
 def command_of(overrides: list[str], config_dir: str | None) -> list[str]:

@@ -19,7 +19,6 @@ from gan_lab.config import plain
 from gan_lab.files import read_json
 from gan_lab.sweep.results import best_of, experiment_file
 from gan_lab.sweep.sweeper import identity
-from gan_lab.sweep.worker import value_of
 
 HERE = Path(__file__).parent
 FAILING = ["++dataset._target_=failing.failing", "hydra.sweep.dir=sweep"]
@@ -313,13 +312,15 @@ def test_a_configuration_that_won_is_told_by_its_best_run_and_counts_each_seed_o
     assert (worst.trial["number"], worst.values) == (0, {"fd": 3.5})
 
 
-def test_the_value_of_a_run() -> None:
-    record = {"metrics": {"fd": 5.0, "recall": 0.3}, "best": {"metric": "fd", "value": 2.0}}
-    assert value_of(record, "fd", of_best=True) == 2.0
-    assert value_of(record, "fd", of_best=False) == 5.0
-    assert value_of(record, "recall", of_best=True) == 0.3
-    assert value_of(record, "coverage", of_best=True) is None
-    assert value_of({"metrics": {"fd": None}}, "fd", of_best=True) is None
+def test_the_fastest_run_wins(tmp_path: Path) -> None:
+    """A metric of training, of which more is better, as in the report."""
+    speed = ["evaluation=none", "objective=images_per_second", "hydra.sweep.dir=sweep"]
+    given = [text for text in SMALL if not text.startswith("evaluation.")]
+    result = called("train", "-m", *given, *speed, "seed=1,2", cwd=tmp_path)
+    assert result.code == 0, result.err
+    assert read_json(tmp_path / "sweep" / "sweep.json")["objectives"] == {"images_per_second": "maximize"}
+    fastest = max(trials(tmp_path / "sweep"), key=lambda trial: trial["values"]["images_per_second"])
+    assert f"best: sweep/{fastest['number']}: images_per_second " in result.err
 
 
 def test_identity_is_what_is_run_not_where() -> None:
