@@ -15,7 +15,7 @@ from gan_lab import config as configuration
 from gan_lab.compose import changed_config, check_reads_data_only, data_config, register_resolvers
 from gan_lab.config import FEWEST_SCORED, RunConfig
 from gan_lab.constraints import NonNegativeInt, PositiveInt
-from gan_lab.data import Data
+from gan_lab.data import Data, some_of
 from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
 from gan_lab.errors import ConfigError, RunError
@@ -54,6 +54,8 @@ def evaluate(request: Evaluation, overrides: list[str], config_dir: str | None =
     check_reads_data_only(overrides, [field.name for field in fields(Evaluation)])
     if not any(override.startswith("evaluation=") for override in overrides):
         overrides = ["evaluation=full", *overrides]
+    if any(override.startswith("dataset") for override in overrides):
+        overrides = [*overrides, "num_training_images=null"]  # the run has learned from none of these
     overrides = [*overrides, "objective=auto"]  # what decided in training need not be measured again
     configure_logging(None)
     out = None if request.out is None else Path(request.out)
@@ -81,7 +83,8 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     data = configuration.build_data(config)
     same_classes = data.classes is not None and list(data.classes) == trained.content.get("classes")
     conditional = trained.space.conditioning.gives_labels and same_classes
-    evaluator = _evaluator(request, config, device, data, conditional=conditional)
+    training = None if config.num_training_images is None else some_of(data, config.num_training_images)
+    evaluator = _evaluator(request, config, device, data, conditional=conditional, training=training)
     shape, expected = tuple(trained.content["sample_shape"]), tuple(evaluator.data.samples.shape[1:])
     if shape != expected:
         raise ConfigError(f"run={run_dir} makes samples of shape {shape}, and the data set has {expected}")
@@ -125,13 +128,14 @@ def _evaluator(
     data: Data,
     most: int | None = None,
     conditional: bool = False,
+    training: Data | None = None,
 ) -> Evaluator:
     if config.evaluation is None:
         raise ConfigError("evaluation=none: there is nothing to measure; use evaluation=full or evaluation=fast")
     scoring = configuration.build_scoring(config)
     num = min(request.num or scoring.num_samples, most or len(data.samples))
     evaluator = scoring.evaluator(
-        data, configuration.build_held_out(config), configuration.split_of(config), device, num, conditional
+        data, configuration.build_held_out(config), configuration.split_of(config), device, num, conditional, training
     )
     if evaluator.num < FEWEST_SCORED:
         raise ConfigError(

@@ -2,13 +2,14 @@
 
 Equal numbers of fakes and reals everywhere, because the number of samples moves these metrics more than the method
 does: the reference is one random half of the data (at most `num_samples` of it); the floor is the score of as many
-samples of the other half, what a perfect generator would get.
+samples of the other half, what a perfect generator would get. Both halves are of the data that training draws from, so
+a generator that knows its training set by heart may score below the floor: then see `memorisation`.
 """
 
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -46,7 +47,7 @@ Metric = Literal[
 ]  # fmt: skip
 ExtractorName = Literal["auto", "cnn", "random", "inception", "none"]
 
-WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored", "metrics")
+WHAT_WAS_SCORED = ("weights", "noise_seed", "images_seen", "scored", "metrics", "training_data")
 """What is on a card, but no part of how each figure was measured."""
 
 NUM_POINTS = 2500
@@ -109,7 +110,8 @@ class Sides:
     """What is compared: fakes, or other reals in their place (`is_floor`), with the reference.
 
     vectors, probabilities: features of the fakes, real_vectors those of the reference; without an extractor the values
-    themselves. labels: what the fakes were asked for. known: what else was measured of the reference before.
+    themselves. labels: what the fakes were asked for. known: what else was measured of the reference before. unseen: in
+    a floor, held-out reals, at most as many: the classifier has learned from the others; None where none are held out.
     """
 
     reference: Tensor
@@ -120,7 +122,8 @@ class Sides:
     vectors: Tensor
     probabilities: Tensor | None
     known: Mapping[str, Any]
-    is_floor: bool
+    is_floor: bool = False
+    unseen: "Sides | None" = None
 
 
 Values = Mapping[str, float]
@@ -192,7 +195,10 @@ def _modes(evaluator: "Evaluator", sides: Sides) -> Values:
     assert probabilities is not None
     classes, sureness = predicted_classes(probabilities)
     num_modes = probabilities.shape[-1] ** (1 if probabilities.ndim == 2 else probabilities.shape[1])
-    return class_coverage(classes, num_modes, confidence=sureness)
+    found = class_coverage(classes, num_modes, confidence=sureness)
+    if sides.unseen is not None:  # of which the classifier is less sure
+        found["high_quality"] = _modes(evaluator, sides.unseen)["high_quality"]
+    return found
 
 
 def _names_of_memorisation(facts: Facts) -> Sequence[str]:
@@ -202,7 +208,7 @@ def _names_of_memorisation(facts: Facts) -> Sequence[str]:
 
 
 def _memorisation(evaluator: "Evaluator", sides: Sides) -> Values:
-    """The floor is that of held-out images: the other reals are among the training images."""
+    """The floor is that of held-out images: the other reals may be among the training images."""
     held_out = sides.known.get("held_out")
     judged = held_out if sides.is_floor else sides.vectors
     return {} if judged is None else memorisation(sides.known["train"], held_out, judged)
@@ -213,15 +219,11 @@ def _diversity(evaluator: "Evaluator", sides: Sides) -> Values:
 
 
 def _label_accuracy(evaluator: "Evaluator", sides: Sides) -> Values:
-    """The floor is that of held-out images where there are some: the classifier has learned from the other reals."""
-    probabilities, labels, held_out = sides.probabilities, sides.labels, evaluator.held_out
-    if sides.is_floor and held_out is not None and held_out.labels is not None:
-        assert evaluator.extractor is not None
-        probabilities = evaluator.extractor(held_out.samples[: evaluator.num]).probabilities
-        labels = held_out.labels[: evaluator.num]
-    assert probabilities is not None
-    assert labels is not None
-    return {"label_accuracy": label_accuracy(probabilities, labels)}
+    if sides.unseen is not None and sides.unseen.labels is not None:
+        sides = sides.unseen
+    assert sides.probabilities is not None
+    assert sides.labels is not None
+    return {"label_accuracy": label_accuracy(sides.probabilities, sides.labels)}
 
 
 def _distances_by_label(data: Data, sides: Sides) -> dict[int, float]:
@@ -234,6 +236,8 @@ def _distances_by_label(data: Data, sides: Sides) -> dict[int, float]:
 
 
 def _class_frechet(evaluator: "Evaluator", sides: Sides) -> Values:
+    """The floor is somewhat low, as the classifier has learned from both halves; held-out images, of which there may be
+    fewer and of other writers, would make it far too high."""
     distances = _distances_by_label(evaluator.data, sides).values()
     return {"class_fd": sum(distances) / len(distances) if distances else math.nan}
 
@@ -293,6 +297,9 @@ MEASURES: dict[Metric, Measure] = {
         of_labels=True,
     ),
 }
+
+OF_UNSEEN: tuple[Metric, ...] = ("modes", "memorisation", "labels")
+"""Metrics whose floors held-out reals decide, in part or in whole."""
 
 PUBLISHED = {"fd": "fid", "kd": "kid", "class_score": "inception_score"}
 """What figures of the published extractor alone are called."""
@@ -448,8 +455,9 @@ class Scoring:
         device: torch.device | str,
         num_samples: int | None = None,
         conditional: bool = False,
+        training: Data | None = None,
     ) -> "Evaluator":
-        """What scores samples against a data set; conditional: they come with labels."""
+        """What scores samples against a data set; see `Evaluator`."""
         kind = DomainsEvaluator if data.layout == "coupled" else Evaluator
         return kind(
             data,
@@ -463,6 +471,7 @@ class Scoring:
             seed=self.seed,
             device=device,
             conditional=conditional,
+            training=training,
         )
 
 
@@ -482,7 +491,8 @@ class Evaluator:
     data: the reference. held_out: images that training never saw, for memorisation and the classifier's accuracy.
     split: the name of the reference's split, for the card. num_samples: at most so many fakes and reals a side.
     seed: of the reference's choice, the extractor and the metrics' own draws; it is not the run's, so that all runs on
-    a data set share one reference. conditional: samples come with the labels that they were asked for.
+    a data set share one reference. conditional: samples come with the labels that they were asked for. training: the
+    part of the data that G has learned from, for memorisation; None: all of them.
     """
 
     data: Data
@@ -496,10 +506,13 @@ class Evaluator:
     seed: int = 0
     device: torch.device | str = "cpu"
     conditional: bool = False
+    training: Data | None = None
 
     def __post_init__(self) -> None:
         if not self.conditional:
             self.metrics = tuple(metric for metric in self.metrics if not MEASURES[metric].of_labels)
+        if "memorisation" not in self.metrics:
+            self.training = None
 
     @property
     def num(self) -> int:
@@ -548,8 +561,10 @@ class Evaluator:
         """What is known of the reference before any fake is there: features, radii, and the floor of each metric."""
         hashes = [self.extractor.hash if self.extractor is not None else None, _code_of_metrics()]
         held_out = None if self.held_out is None else samples_key(self.held_out)
+        trained_on = None if self.training is None else samples_key(self.training)
         labels = self.data.labels if any(MEASURES[metric].of_labels for metric in self.metrics) else None
-        key = content_key(*hashes, samples_key(self.data), labels, held_out, self.num, self.seed, *self.metrics)
+        data = (samples_key(self.data), labels, held_out, trained_on)
+        key = content_key(*hashes, *data, self.num, self.seed, *self.metrics)
         return self.cache.get("reference", key, self._measure_reference)
 
     def _measure_reference(self) -> dict[str, Any]:
@@ -561,14 +576,26 @@ class Evaluator:
         if "manifold" in self.metrics:
             vectors = self._vectors(reference, real)[:MOST_IN_MANIFOLD]
             real["radii_3"], real["radii_5"] = neighbour_distances(vectors, 3), neighbour_distances(vectors, 5)
+        unseen = self._unseen(real)
         if "memorisation" in self.metrics and self.extractor is not None:
-            real["train"] = self.extractor(self.data.samples).vectors
-            if self.held_out is not None:
-                order = torch.randperm(len(self.held_out.samples), generator=torch.Generator().manual_seed(self.seed))
-                real["held_out"] = self.extractor(self.held_out.samples[order[: self.num]]).vectors
+            training = self.data if self.training is None else self.training
+            real["train"] = self.extractor(training.samples).vectors
+            if unseen is not None:
+                real["held_out"] = unseen.vectors
         others_labels = None if self.data.labels is None else self.data.labels[self._chosen[1]]
-        real["floor"] = self._score(self._sides(others, others_labels, real, is_floor=True))
+        sides = self._sides(others, others_labels, real)
+        real["floor"] = self._score(replace(sides, is_floor=True, unseen=unseen))
         return real
+
+    def _unseen(self, real: Mapping[str, Any]) -> Sides | None:
+        """Held-out reals in place of fakes, where a metric's floor needs them."""
+        asked = any(MEASURES[metric].names(self.facts) for metric in self.metrics if metric in OF_UNSEEN)
+        if self.held_out is None or self.extractor is None or not asked:
+            return None
+        order = torch.randperm(len(self.held_out.samples), generator=torch.Generator().manual_seed(self.seed))
+        chosen = order[: self.num]
+        labels = None if self.held_out.labels is None else self.held_out.labels[chosen]
+        return self._sides(self.held_out.samples[chosen], labels, real)
 
     def _vectors(self, samples: Tensor, features: Mapping[str, Any]) -> Tensor:
         return features["vectors"] if "vectors" in features else as_training_input(samples).flatten(1)
@@ -596,6 +623,8 @@ class Evaluator:
         }
         if self.held_out is not None:
             card["held_out_data"] = samples_key(self.held_out)[:NUM_HASH_DIGITS]
+        if self.training is not None:
+            card["training_data"] = samples_key(self.training)[:NUM_HASH_DIGITS]
         if self.extractor is not None:
             card |= {"extractor_name": self.extractor.name, "extractor_hash": self.extractor.hash}
             card |= self.extractor.facts
@@ -607,7 +636,7 @@ class Evaluator:
             raise ValueError(f"{self.num} samples are scored here, got {len(fake)}")
         return self._score(self._sides(fake, labels, self._real))
 
-    def _sides(self, fake: Tensor, labels: Tensor | None, real: Mapping[str, Any], is_floor: bool = False) -> Sides:
+    def _sides(self, fake: Tensor, labels: Tensor | None, real: Mapping[str, Any]) -> Sides:
         if self.extractor is None:
             features = Features(as_training_input(fake).flatten(1), None)
         else:
@@ -622,7 +651,6 @@ class Evaluator:
             vectors=features.vectors,
             probabilities=features.probabilities,
             known=real,
-            is_floor=is_floor,
         )
 
     def _score(self, sides: Sides) -> dict[str, float]:
@@ -658,7 +686,7 @@ class DomainsEvaluator(Evaluator):
         assert self.data.parts is not None
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
         held_out = None if self.held_out is None else self.held_out.parts
-        return Evaluator(**settings | {"data": self.data.parts, "held_out": held_out})
+        return Evaluator(**settings | {"data": self.data.parts, "held_out": held_out, "training": None})
 
     @property
     def extractor(self) -> Extractor | None:
@@ -677,7 +705,7 @@ class DomainsEvaluator(Evaluator):
 
     def score(self, fake: Tensor, labels: Tensor | None = None) -> dict[str, float]:
         first, second = (self._each.score(images) for images in domains(fake))
-        found = {name: first[name] if better(name, second[name], first[name]) else second[name] for name in first}
+        found = {name: worse(name, first[name], second[name]) for name in first}
         return found | (self._agreement(fake) if self.facts.kind == "cnn" else {})
 
     def _agreement(self, pairs: Tensor) -> dict[str, float]:
@@ -707,6 +735,11 @@ def card_id(card: Mapping[str, Any]) -> str:
 def better(metric: str, one: float, other: float) -> bool:
     """Whether one value of a metric is better than the other; a value that is not a number never is."""
     return one > other if metric in LARGER_IS_BETTER else one < other
+
+
+def worse(metric: str, one: float, other: float) -> float:
+    """The worse of two values of a metric; not a number where one is none."""
+    return one if math.isnan(one) or better(metric, other, one) else other
 
 
 def ratio_to_floor(value: float, floor: float | None) -> float | None:

@@ -494,6 +494,12 @@ def test_two_penalties_of_one_class_have_a_state_each() -> None:
     assert gan.memories["penalty.lecam"] is not gan.memories["penalty.second"]
 
 
+@pytest.mark.parametrize("objective", ["nearest_train_ratio", "authentic"])
+def test_copies_are_no_measure_of_quality(objective: str) -> None:
+    (problem,) = refused("evaluation=full", f"objective={objective}")
+    assert problem.startswith(f"objective={objective} tells copies of training images from other fakes")
+
+
 def test_objective_that_is_not_measured() -> None:
     assert refused("objective=loss/generater") == [
         "objective=loss/generater is not measured by this run; did you mean loss/generator?"

@@ -91,6 +91,18 @@ def test_figures_are_those_of_the_evaluation_during_training(cwd: Path, tmp_path
     assert found["card_id"] == row["card"]
 
 
+def test_memorisation_is_of_the_images_that_the_run_has_learned_from(cwd: Path, tmp_path: Path) -> None:
+    settings = ["num_training_images=40", "evaluation.metrics=[memorisation]", "hydra.run.dir=few"]
+    done("train", *SMALL, *settings, "objective=null", cwd=cwd)
+    row = rows_of(cwd / "few")[-1]
+    arguments = ("run=few", "evaluation.metrics=[memorisation]", f"num={NUM}")
+    found = evaluated(*arguments, cwd=cwd, out=tmp_path / "a.json")
+    assert found["scores"] == {name: float(row[name]) for name in ("nearest_train_ratio", "authentic")}
+    other = evaluated(*arguments, "dataset.split=train", cwd=cwd, out=tmp_path / "b.json")
+    assert "training_data" not in other["card"]
+    assert other["scores"] != found["scores"]
+
+
 def test_figures_of_the_best_are_those_in_run_json(cwd: Path, tmp_path: Path) -> None:
     best: Any = record_of(cwd / "images")["best"]
     assert best["images_seen"] < 96  # not the last, or the test shows nothing
