@@ -51,7 +51,14 @@ def _dispatch(arguments: list[str]) -> None:
         given = arguments[1:]
         if verb not in ("train", "resume"):  # whose configuration has the key
             given = [text for text in given if text not in ("debug=true", "debug=false")]
+        _reach_working_directory()
         actions[verb](given)
+
+
+def _reach_working_directory() -> None:
+    """Lets `_target_` name modules in the working directory, as with python -m; what is installed is found first."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
 
 
 def _reporting(action: Callable[[], None], debug: bool) -> int:
@@ -180,6 +187,7 @@ def _task(cfg):  # Hydra reads the signature of its task function
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    _reach_working_directory()  # a worker's process may have been started by others
     if "GAN_LAB_LAUNCHER" in os.environ:  # a worker of a sweep, which makes its runs itself
         from gan_lab.sweep.worker import work_in
 

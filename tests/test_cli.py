@@ -49,7 +49,7 @@ class Result(NamedTuple):
 def restored() -> Iterator[None]:
     """Gives back what a process of the command line may change for good: it ends afterwards, the tests go on."""
     root, arguments, directory, environment = logging.getLogger(), sys.argv, Path.cwd(), os.environ.copy()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, path = list(root.handlers), root.level, list(sys.path)
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -61,6 +61,7 @@ def restored() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         sys.argv = arguments
+        sys.path[:] = path
         os.chdir(directory)
         os.environ.clear()
         os.environ.update(environment)

@@ -160,7 +160,8 @@ def test_refusal_is_quick_and_silent(tmp_path: Path) -> None:
     print(f"\n{times}")
     assert (code, modules) == ("2", "[]")
     assert process.stderr == (
-        "error: callbacks.mine._target_=nowhere.Thing cannot be imported: the package nowhere is not installed\n"
+        "error: callbacks.mine._target_=nowhere.Thing cannot be imported: there is no module nowhere; put nowhere.py "
+        "into the directory where you run gan-lab, or on PYTHONPATH, or install its package\n"
     )
 
 
