@@ -1,5 +1,6 @@
 """The command line: verbs to functions. Heavy imports wait until a verb needs them."""
 
+import argparse
 import os
 import re
 import signal
@@ -38,7 +39,7 @@ def _dispatch(arguments: list[str]) -> None:
 
         raise ConfigError(f"{verb}: unknown verb; {nearest(verb, VERBS)} (gan-lab --help)")
     elif wants_help:
-        print(getattr(helptext, verb)(arguments))
+        print(helptext.train(_flags(arguments)[0].config_dir) if verb == "train" else getattr(helptext, verb)())
     else:
         actions = {
             "train": _train,
@@ -115,14 +116,19 @@ def _print(error: Exception) -> int:
 # ---------------------------------------------------------------------- train
 
 
+def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's flags and the overrides of `train`, and what is neither."""
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser().parse_known_intermixed_args(arguments)
+
+
 def _train(arguments: list[str]) -> None:
     import hydra
-    from hydra._internal.utils import get_args_parser
 
     from gan_lab.compose import checked_overrides, conf_dir, register_resolvers
 
-    parser = get_args_parser()
-    options, unknown = parser.parse_known_intermixed_args(arguments)
+    options, unknown = _flags(arguments)
     if unknown:
         raise ConfigError([f"{flag}: unknown flag; gan-lab train --help lists them" for flag in unknown])
     only_shows = options.cfg or options.info or options.hydra_help
@@ -142,7 +148,8 @@ def _train(arguments: list[str]) -> None:
         from gan_lab.sweep.sweeper import unfinished
 
         checked = checked_overrides(overrides, options.config_dir, representative_choices)
-        sweep_dir = None if any(text.startswith("hydra.sweep.dir=") for text in checked) else unfinished(checked)
+        is_named = any(text.startswith("hydra.sweep.dir=") for text in checked)
+        sweep_dir = None if is_named else unfinished(checked, options.config_dir)
         if sweep_dir is not None:
             print(f"going on with {sweep_dir} (another sweep: hydra.sweep.dir=DIR)", file=sys.stderr)
             checked.append(f"hydra.sweep.dir={sweep_dir}")
@@ -234,8 +241,6 @@ def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], 
 
 def _without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The directory of --config-dir, None without one, and the other arguments."""
-    import argparse
-
     parser = argparse.ArgumentParser(prog="gan-lab", add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", metavar="DIR")
     options, others = parser.parse_known_args(arguments)

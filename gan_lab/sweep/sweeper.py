@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ from typing import Any, Literal
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from gan_lab.compose import Composer
+from gan_lab.compose import Composer, given_config_dir, quoted, train_command
 from gan_lab.config import check, deciding_metric, measured
 from gan_lab.errors import ConfigError, RunError
 from gan_lab.files import read_json, write_json
@@ -55,20 +54,22 @@ class Stopped(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-def identity(overrides: Sequence[str]) -> str:
+def identity(overrides: Sequence[str], config_dir: str | None) -> str:
     """A short name for what a sweep runs, equal for equal commands."""
     kept = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(_PLACES))
+    if config_dir is not None:
+        kept.append(f"--config-dir={os.path.abspath(config_dir)}")
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
-def unfinished(overrides: Sequence[str]) -> Path | None:
+def unfinished(overrides: Sequence[str], config_dir: str | None) -> Path | None:
     """The directory of the newest sweep of this command that was stopped before its end, if there is one."""
     for path in sorted(SWEEPS.glob("*/sweep.json"), reverse=True):
         try:
             content = read_json(path)
         except (RunError, OSError):
             continue
-        if content.get("identity") == identity(overrides) and content.get("status") != "finished":
+        if content.get("identity") == identity(overrides, config_dir) and content.get("status") != "finished":
             with (path.parent / ".lock").open("a") as file:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -194,7 +195,7 @@ def _planned(
     """The plan of this command, and what its runs are called; nothing is written."""
     fixed, parameters = parse_space(arguments, settings.params or {}, settings.when or {})
     choices = grid_choices(parameters) if kind == "grid" else []
-    config_dir = _config_dir(sys.argv[1:])
+    config_dir = given_config_dir(config)
     composer = Composer(config_dir)
     first = choices[0][0] if choices else []
     run = check(composer.compose([*map(composer.forced, [*fixed, *first])]))
@@ -211,7 +212,7 @@ def _planned(
             "hydra/sweeper=optuna needs something to optimise: set objective, or hydra.sweeper.objectives"
         )
     if settings.study_name is None:
-        settings.study_name = f"{run.name}-{identity(all_overrides)}"
+        settings.study_name = f"{run.name}-{identity(all_overrides, config_dir)}"
     plan = Plan(
         sweep_dir=sweep_dir,
         kind=kind,
@@ -229,7 +230,7 @@ def _planned(
 
 def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
     """Writes sweep.json, or finds that it holds the same sweep."""
-    sweep_dir, settings, name = plan.sweep_dir, plan.settings, identity(all_overrides)
+    sweep_dir, settings, name = plan.sweep_dir, plan.settings, identity(all_overrides, plan.config_dir)
     path = sweep_dir / "sweep.json"
     if path.is_file():
         content = read_json(path)
@@ -246,7 +247,7 @@ def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
         "name": run_name,
         "identity": name,
         "arguments": all_overrides,
-        "command": _shown_command(all_overrides, settings),
+        "command": _shown_command(plan, all_overrides),
         "study": {"name": settings.study_name, "storage": settings.storage} if plan.kind == "optuna" else None,
         "status": "running",
         "started": now(),
@@ -258,23 +259,11 @@ def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
     write_json(path, content, private=settings.storage is not None)  # its URL may hold a password
 
 
-def _shown_command(overrides: Sequence[str], settings: Settings) -> str:
+def _shown_command(plan: Plan, overrides: Sequence[str]) -> str:
     """The command of this sweep, without the password of its storage."""
-    arguments = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", "-m", *overrides]
-    command = shlex.join(["gan-lab", *arguments])
-    if settings.storage is None:
-        return command
-    return command.replace(settings.storage, without_password(settings.storage))
-
-
-def _config_dir(flags: Sequence[str]) -> str | None:
-    """The absolute path of --config-dir among the command's flags."""
-    for index, flag in enumerate(flags):
-        if flag in ("--config-dir", "-cd"):
-            return str(Path(flags[index + 1]).absolute())
-        if flag.startswith("--config-dir="):
-            return str(Path(flag.partition("=")[2]).absolute())
-    return None
+    command = shlex.join(train_command(["-m", *overrides], plan.config_dir))
+    storage = plan.settings.storage
+    return command if storage is None else command.replace(storage, without_password(storage))
 
 
 def _update(sweep_dir: Path, **changes: Any) -> None:
@@ -335,12 +324,7 @@ def _job(sweep_dir: Path, number: int, num_jobs: int) -> list[str]:
         "hydra.sweeper.n_jobs": num_jobs,
         f"++hydra.job.env_set.{LAUNCHER}": this_process(),
     }
-    return [f"{key}={'null' if value is None else _quoted(str(value))}" for key, value in settings.items()]
-
-
-def _quoted(text: str) -> str:
-    """A value as Hydra's grammar takes it literally."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"{key}={'null' if value is None else quoted(str(value))}" for key, value in settings.items()]
 
 
 @contextmanager

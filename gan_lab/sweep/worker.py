@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from gan_lab.compose import train_command
 from gan_lab.errors import ConfigError
 from gan_lab.files import read_json, write_json
 from gan_lab.record import now
@@ -202,7 +203,7 @@ def _attempt(
 
         return run_in_child(
             run_dir,
-            command=command_of(plan.overrides(trial), plan.config_dir),
+            command=train_command(plan.overrides(trial), plan.config_dir),
             threads=plan.threads,
             environment=environment,
             timeout_seconds=None if plan.timeout_minutes is None else 60 * plan.timeout_minutes,
@@ -287,9 +288,3 @@ def value_of(record: dict[str, Any], metric: str, of_best: bool) -> float | None
     best = record.get("best", {})
     value = best["value"] if of_best and best.get("metric") == metric else record.get("metrics", {}).get(metric)
     return None if value is None or not math.isfinite(value) else value
-
-
-def command_of(overrides: list[str], config_dir: str | None) -> list[str]:
-    """What repeats a run."""
-    flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
-    return ["gan-lab", "train", *flags, *overrides]
