@@ -1,6 +1,8 @@
 """The two errors a user may cause; the command line prints their text without a traceback."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -16,6 +18,16 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: what happened, where, and what to do about it (exit code 1)."""
+
+
+@contextmanager
+def debugging(cfg: Mapping[Any, Any]) -> Iterator[None]:
+    """Errors inside are marked for the command line to show their traceback, where the configuration has debug=true."""
+    try:
+        yield
+    except Exception as error:
+        error.debug = cfg.get("debug", False)  # type: ignore[attr-defined]
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
