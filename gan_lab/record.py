@@ -127,10 +127,11 @@ class RunRecord:
         write_json(self.path, self.content)
 
 
-def find_sweep(name: str, sweeps: Path = Path("outputs", "sweeps")) -> Path:
+def find_sweep(name: str) -> Path:
     """The directory of a sweep: a path, or `latest` for the one in outputs/sweeps/ that was started last."""
     if name != "latest":
         return Path(name)
+    sweeps = Path("outputs", "sweeps")
     found = [path.parent for path in sweeps.glob("*/sweep.json")]
     if not found:
         raise ConfigError(f"sweep=latest: there is no sweep in {sweeps.absolute()}; give its directory: sweep=DIR")

@@ -29,6 +29,8 @@ LAUNCHER = "GAN_LAB_LAUNCHER"
 """Environment variable of a worker: host:pid of the process that launched it."""
 SECONDS_BETWEEN_BEATS = 10.0
 SECONDS_BETWEEN_LIVE = 1.0
+SECONDS_UNTIL_FREE = 90.0
+"""How long a process whose worker has died may take to save and end."""
 
 
 def stop_file(sweep_dir: Path, launcher: str) -> Path:
@@ -156,9 +158,9 @@ def _run(plan: Plan, trials: Trials, trial: Trial, should_stop: Callable[[], boo
             write_trial(run_dir, content)
             trials.release(trial)
             return
-        if ended.status == "failed" and ended.kind in MENDABLE and failures < plan.num_retries:
+        if ended.status == "failed" and ended.kind in MENDABLE and failures < plan.settings.num_retries:
             failures += 1
-            log.warning(f"run {trial.number}: {ended.reason}; tried again ({failures} of {plan.num_retries})")
+            log.warning(f"run {trial.number}: {ended.reason}; tried again ({failures} of {plan.settings.num_retries})")
             continue
         outcome = _outcome(plan, run_dir, ended)
     (run_dir / ".live.json").unlink(missing_ok=True)
@@ -182,12 +184,13 @@ def _attempt(
         return Ended("failed", "configuration", str(error))
     _wait_until_free(run_dir)
     listener = _Listener(plan, trials, trial, run_dir)
+    settings = plan.settings
     with ExitStack() as stack:
         environment = {}
         if on_gpu and (visible := visible_gpus()):
             try:
                 taken = stack.enter_context(
-                    gpus(num_processes, plan.runs_per_gpu, visible, while_waiting=lambda: _give_up_if(should_stop))
+                    gpus(num_processes, settings.runs_per_gpu, visible, while_waiting=lambda: _give_up_if(should_stop))
                 )
             except KeyboardInterrupt:
                 return Ended("interrupted")
@@ -206,7 +209,7 @@ def _attempt(
             command=train_command(plan.overrides(trial), plan.config_dir),
             threads=plan.threads,
             environment=environment,
-            timeout_seconds=None if plan.timeout_minutes is None else 60 * plan.timeout_minutes,
+            timeout_seconds=None if settings.timeout_minutes is None else 60 * settings.timeout_minutes,
             listen=listener,
             should_stop=asked,
         )
@@ -218,9 +221,9 @@ def _give_up_if(should_stop: Callable[[], bool]) -> None:
         raise KeyboardInterrupt
 
 
-def _wait_until_free(run_dir: Path, seconds: float = 90.0) -> None:
+def _wait_until_free(run_dir: Path) -> None:
     """Until the process that trained this run before, and whose worker has died, has saved and ended."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + SECONDS_UNTIL_FREE
     with (run_dir / ".lock").open("a") as file:
         while True:
             try:

@@ -222,6 +222,19 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("hydra.sweeper.sampler=null", "a search needs one, such as hydra/sweeper/sampler=tpe"),
+        ("+hydra.sweeper.pruner.budget_images=3", "this is set by the program; remove it"),
+    ],
+)
+def test_wrong_settings_of_a_search_are_named(setting: str, problem: str, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs the extra optuna")
+    result = sweep(tmp_path, "optimizer.lr=interval(1e-4,1e-3)", "hydra/sweeper=optuna", setting)
+    assert (result.code, result.err) == (2, f"error: {setting.lstrip('+')}: {problem}\n")
+
+
 def test_a_search_without_optuna_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     result = sweep(tmp_path, "optimizer.lr=interval(1e-4,1e-3)", "hydra/sweeper=optuna", "hydra.sweep.dir=sweep")
