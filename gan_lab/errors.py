@@ -1,4 +1,4 @@
-"""The two errors a user may cause; the command line prints their text without a traceback."""
+"""The two errors a user may cause, whose text the command line prints without a traceback; and what else ends a run."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,14 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: what happened, where, and what to do about it (exit code 1)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run or a sweep was asked to stop by a signal, and its state is saved (exit code 128 + the signal)."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Finds runs and sweeps and reads them in whatever state they were left: half-written, damaged, of other versions."""
 
 import csv
-import fcntl
 import glob
 import itertools
 import json
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from gan_lab.errors import ConfigError
+from gan_lab.files import try_lock
 
 Direction = Literal["minimize", "maximize"]
 
@@ -366,10 +366,7 @@ def is_held(path: Path) -> bool | None:
     for name in LOCKS:
         try:
             with (path / name).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go with the file
-            found.append(False)
-        except BlockingIOError:
-            found.append(True)
+                found.append(not try_lock(file, shared=True))
         except OSError:  # no such lock, or a file system without locks
             continue
     return any(found) if found else None

@@ -1,14 +1,11 @@
 """A sweep from its command to its last run: plan, workers through Hydra's launcher, results."""
 
-import fcntl
 import hashlib
 import logging
 import os
 import shlex
 import shutil
-import signal
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -21,9 +18,10 @@ from omegaconf import DictConfig, open_dict
 
 from gan_lab.compose import Composer, given_config_dir, quoted, train_command
 from gan_lab.config import check, deciding_metric, measured
-from gan_lab.errors import ConfigError, RunError
-from gan_lab.files import read_json, write_json
+from gan_lab.errors import ConfigError, Interrupted, RunError
+from gan_lab.files import read_json, try_lock, write_json
 from gan_lab.record import git_state, machine, now, versions
+from gan_lab.signals import handled
 from gan_lab.sweep.devices import default_num_jobs, hand_on_gpus
 from gan_lab.sweep.monitor import Monitor
 from gan_lab.sweep.plan import Plan, Settings, grid_choices, refuse_unmeasured, settings_of
@@ -46,14 +44,6 @@ _PLACES = (
 )
 
 
-class Stopped(KeyboardInterrupt):
-    """The sweep was stopped by a signal; what it has done is kept. The process exits with 128 + the signal."""
-
-    def __init__(self, signal_number: int):
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
 def identity(overrides: Sequence[str], config_dir: str | None) -> str:
     """A short name for what a sweep runs, equal for equal commands."""
     kept = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(_PLACES))
@@ -71,11 +61,8 @@ def unfinished(overrides: Sequence[str], config_dir: str | None) -> Path | None:
             continue
         if content.get("identity") == identity(overrides, config_dir) and content.get("status") != "finished":
             with (path.parent / ".lock").open("a") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # it is running
-            return path.parent
+                if try_lock(file):  # else it is running
+                    return path.parent
     return None
 
 
@@ -88,7 +75,7 @@ def run_sweep(
 ) -> None:
     """Runs the sweep that Hydra has composed, or what is left of it, and writes its results.
 
-    RunError at the end if runs of a grid have failed, or all of a search; Stopped after SIGINT or SIGTERM.
+    RunError at the end if runs of a grid have failed, or all of a search; Interrupted after SIGINT or SIGTERM.
     """
     settings = settings_of(config.hydra.sweeper)
     refuse_missing_engine(str(config.hydra.launcher._target_))
@@ -133,7 +120,7 @@ def run_sweep(
                     f"stopped: {after.ended} of {plan.num_trials} runs done; go on with the same command, or with: "
                     f"gan-lab resume sweep={sweep_dir}"
                 )
-                raise Stopped(stopped[0])
+                raise Interrupted(stopped[0])
             _update(sweep_dir, status="finished", ended=now())
             summarise(plan)
             if isinstance(trials, Study) and settings.storage is not None:
@@ -175,12 +162,7 @@ def _has_own_cores(config: DictConfig) -> bool:
 def _first_of(sweep_dir: Path) -> Iterator[bool]:
     """Whether this is the command that keeps sweep.json true, and not one that joins it with workers of its own."""
     with (sweep_dir / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            first = True
-        except BlockingIOError:
-            first = False
-        yield first
+        yield try_lock(file)
 
 
 def _planned(
@@ -336,19 +318,14 @@ def _stoppable(sweep_dir: Path) -> Iterator[list[int]]:
 
     def stop(number: int, frame: Any) -> None:
         if stopped:
-            raise Stopped(number)
+            raise Interrupted(number)
         stopped.append(number)
         path.touch()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopped
+        with handled(stop):
+            yield stopped
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         path.unlink(missing_ok=True)
 
 

@@ -1,10 +1,8 @@
 """A worker: claims trials of a sweep one after the other and runs each in a process of its own, until none is left."""
 
-import fcntl
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 import time
@@ -15,8 +13,9 @@ from typing import Any
 
 from gan_lab.compose import train_command
 from gan_lab.errors import ConfigError
-from gan_lab.files import read_json, write_json
+from gan_lab.files import read_json, try_lock, write_json
 from gan_lab.record import now
+from gan_lab.signals import STOPPING, handled
 from gan_lab.sweep.child import Ended, Progress, run_in_child
 from gan_lab.sweep.devices import gpus, take_gpus, visible_gpus
 from gan_lab.sweep.grid import Grid
@@ -106,15 +105,8 @@ def stopping(sweep_dir: Path) -> Iterator[Callable[[], bool]]:
         return asked.is_set()
 
     # The launcher itself (launcher basic) handles its signals as every launcher does, by the file.
-    own = threading.current_thread() is threading.main_thread() and launcher != this_process()
-    handlers = {}
-    for number in (signal.SIGINT, signal.SIGTERM) if own else ():
-        handlers[number] = signal.signal(number, lambda number, frame: asked.set())
-    try:
+    with handled(lambda number, frame: asked.set(), () if launcher == this_process() else STOPPING):
         yield is_asked
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _is_alive(pid: int) -> bool:
@@ -225,14 +217,8 @@ def _wait_until_free(run_dir: Path) -> None:
     """Until the process that trained this run before, and whose worker has died, has saved and ended."""
     deadline = time.monotonic() + SECONDS_UNTIL_FREE
     with (run_dir / ".lock").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return  # the run says so itself
-                time.sleep(0.2)
+        while not try_lock(file) and time.monotonic() < deadline:  # then the run says so itself
+            time.sleep(0.2)
 
 
 class _Listener:
