@@ -1,5 +1,6 @@
 """The command line: verbs to functions. Heavy imports wait until a verb needs them."""
 
+import argparse
 import os
 import re
 import signal
@@ -8,15 +9,25 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gan_lab.errors import OUT_OF_MEMORY, ConfigError, RunError, is_out_of_memory, unexpected
+from gan_lab.errors import OUT_OF_MEMORY, ConfigError, RunError, debugging, is_out_of_memory, unexpected
 
 VERBS = ("train", "resume", "sample", "evaluate", "report", "reproduce")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a verb and exits: 0 done, 2 wrong configuration, 1 failed while running, 128 + signal if stopped by one."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [*map(_spelt_as_hydra_does, sys.argv[1:] if arguments is None else arguments)]
     sys.exit(_reporting(lambda: _dispatch(arguments), debug="debug=true" in arguments))
+
+
+def _spelt_as_hydra_does(argument: str) -> str:
+    """debug=yes, debug=True and all else that YAML takes as debug=true; other arguments as they are."""
+    if not argument.startswith("debug="):
+        return argument
+    from yaml import SafeLoader
+
+    value = SafeLoader.bool_values.get(argument.removeprefix("debug=").lower())
+    return argument if value is None else f"debug={str(value).lower()}"
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -38,7 +49,7 @@ def _dispatch(arguments: list[str]) -> None:
 
         raise ConfigError(f"{verb}: unknown verb; {nearest(verb, VERBS)} (gan-lab --help)")
     elif wants_help:
-        print(getattr(helptext, verb)(arguments))
+        print(helptext.train(_flags(arguments)[0].config_dir) if verb == "train" else getattr(helptext, verb)())
     else:
         actions = {
             "train": _train,
@@ -51,7 +62,14 @@ def _dispatch(arguments: list[str]) -> None:
         given = arguments[1:]
         if verb not in ("train", "resume"):  # whose configuration has the key
             given = [text for text in given if text not in ("debug=true", "debug=false")]
+        _reach_working_directory()
         actions[verb](given)
+
+
+def _reach_working_directory() -> None:
+    """Lets `_target_` name modules in the working directory, as with python -m; what is installed is found first."""
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
 
 
 def _reporting(action: Callable[[], None], debug: bool) -> int:
@@ -66,20 +84,13 @@ def _reporting(action: Callable[[], None], debug: bool) -> int:
     except KeyboardInterrupt as stop:
         return 128 + getattr(stop, "signal_number", 2)
     except Exception as error:
-        if debug:
+        if debug or getattr(error, "debug", False):
             traceback.print_exc()
         return _report(error)
 
 
 def _report(error: Exception) -> int:
-    """Prints what went wrong, once, and returns the exit code."""
-    if hasattr(error, "exit_code"):
-        return error.exit_code
-    error.exit_code = _print(error)  # type: ignore[attr-defined]
-    return error.exit_code  # type: ignore[attr-defined]
-
-
-def _print(error: Exception) -> int:
+    """Prints what went wrong and returns the exit code."""
     if isinstance(error, ConfigError):
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
@@ -108,14 +119,20 @@ def _print(error: Exception) -> int:
 # ---------------------------------------------------------------------- train
 
 
+def _flags(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Hydra's flags and the overrides of `train`, and what is neither."""
+    from hydra._internal.utils import get_args_parser
+
+    return get_args_parser().parse_known_intermixed_args(arguments)
+
+
 def _train(arguments: list[str]) -> None:
     import hydra
-    from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
 
     from gan_lab.compose import checked_overrides, conf_dir, register_resolvers
 
-    parser = get_args_parser()
-    options, unknown = parser.parse_known_intermixed_args(arguments)
+    options, unknown = _flags(arguments)
     if unknown:
         raise ConfigError([f"{flag}: unknown flag; gan-lab train --help lists them" for flag in unknown])
     only_shows = options.cfg or options.info or options.hydra_help
@@ -135,7 +152,8 @@ def _train(arguments: list[str]) -> None:
         from gan_lab.sweep.sweeper import unfinished
 
         checked = checked_overrides(overrides, options.config_dir, representative_choices)
-        sweep_dir = None if any(text.startswith("hydra.sweep.dir=") for text in checked) else unfinished(checked)
+        is_named = any(text.startswith("hydra.sweep.dir=") for text in checked)
+        sweep_dir = None if is_named else unfinished(checked, options.config_dir)
         if sweep_dir is not None:
             print(f"going on with {sweep_dir} (another sweep: hydra.sweep.dir=DIR)", file=sys.stderr)
             checked.append(f"hydra.sweep.dir={sweep_dir}")
@@ -148,12 +166,12 @@ def _train(arguments: list[str]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="train")(_task)()
     except _Failed as failed:
         raise failed.error from None
-    except BrokenPipeError:
+    except (BrokenPipeError, HydraException):  # of which one is an OSError, too: a file of the configuration is missing
         raise
     except OSError as error:
-        reason = error.strerror or error
+        place = error.filename or "the run"
         key = "hydra.sweep.dir" if options.multirun else "hydra.run.dir"
-        raise RunError(f"cannot write {error.filename}: {reason}; choose another place: {key}=DIR") from error
+        raise RunError(f"cannot write {place}: {error.strerror or error}; choose another place: {key}=DIR") from error
 
 
 class _Failed(BaseException):
@@ -176,29 +194,25 @@ def _without(arguments: list[str], overrides: list[str]) -> list[str]:
 
 
 def _task(cfg):  # Hydra reads the signature of its task function
-    """One run, in the directory Hydra made for it."""
+    """One run, in the directory Hydra made for it; or a worker of a sweep, which makes its runs itself."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
-    if "GAN_LAB_LAUNCHER" in os.environ:  # a worker of a sweep, which makes its runs itself
+    _reach_working_directory()  # a worker's process may have been started by others
+    if "GAN_LAB_LAUNCHER" in os.environ:
         from gan_lab.sweep.worker import work_in
 
         work_in(Path(HydraConfig.get().sweep.dir))
-        return None
+        return
 
     from gan_lab.run import train
 
     run_dir = _short(Path(HydraConfig.get().runtime.output_dir))
     try:
-        objective = train(cfg, run_dir)
+        with debugging(cfg):
+            train(cfg, run_dir)
     except Exception as error:
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise _Failed(error) from error
-        print(f"run {run_dir} failed:", file=sys.stderr)  # the other runs go on
-        _report(error)
-        raise
+        raise _Failed(error) from error
     print(f"run: {run_dir}", flush=True)
-    return objective
 
 
 def _short(path: Path) -> Path:
@@ -226,8 +240,6 @@ def _split(arguments: list[str], known: Sequence[str]) -> tuple[dict[str, str], 
 
 def _without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
     """The directory of --config-dir, None without one, and the other arguments."""
-    import argparse
-
     parser = argparse.ArgumentParser(prog="gan-lab", add_help=False, allow_abbrev=False)
     parser.add_argument("--config-dir", "-cd", metavar="DIR")
     options, others = parser.parse_known_args(arguments)
@@ -237,10 +249,17 @@ def _without_config_dir(arguments: list[str]) -> tuple[str | None, list[str]]:
 def _resume(arguments: list[str]) -> None:
     own, overrides = _split(arguments, ("run", "sweep", "retry_failed"))
     if "sweep" in own:
+        if "run" in own:
+            raise ConfigError(f"run={own['run']} and sweep={own['sweep']}: give one of them")
         _resume_sweep(own, overrides)
         return
     if "run" not in own:
         raise ConfigError("run must be given: gan-lab resume run=DIR, or run=latest (a sweep: sweep=DIR)")
+    if "retry_failed" in own:
+        raise ConfigError(
+            f"retry_failed={own['retry_failed']}: a run has no such key, a sweep has: gan-lab resume sweep=DIR "
+            "retry_failed=true"
+        )
     from gan_lab.compose import changed_config, register_resolvers
     from gan_lab.record import find_run
 
@@ -253,7 +272,8 @@ def _resume(arguments: list[str]) -> None:
     from gan_lab.run import resume
 
     configure_logging(run_dir)
-    resume(run_dir, cfg)
+    with debugging(cfg):
+        resume(run_dir, cfg)
     print(f"run: {_short(run_dir)}", flush=True)
 
 
@@ -263,7 +283,7 @@ def _resume_sweep(own: dict[str, str], overrides: list[str]) -> None:
     from gan_lab.record import find_sweep
     from gan_lab.sweep.sweeper import ResumeSweep, to_resume
 
-    request = checked_arguments([f"{key}={value}" for key, value in own.items() if key != "run"], ResumeSweep)
+    request = checked_arguments([f"{key}={value}" for key, value in own.items()], ResumeSweep)
     sweep_dir = find_sweep(request.sweep)
     flags, kept = to_resume(sweep_dir, request.retry_failed)
     _train(["-m", *flags, *kept, *overrides, f"hydra.sweep.dir={sweep_dir}"])

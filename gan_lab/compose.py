@@ -61,16 +61,20 @@ def put_conf_first() -> None:
 class Composer:
     """Composes conf/train.yaml with overrides, without running anything."""
 
-    def __init__(self, config_dir: str | None = None):
+    def __init__(self, *config_dirs: str | None):
+        """config_dirs: folders of the user's own groups, beside the shipped ones; None is none."""
         from hydra import initialize_config_dir
         from hydra.core.global_hydra import GlobalHydra
 
-        if config_dir is not None and not Path(config_dir).is_dir():
-            raise ConfigError(f"--config-dir {config_dir}: there is no such directory")
+        own = [Path(config_dir) for config_dir in config_dirs if config_dir is not None]
+        for folder in own:
+            if not folder.is_dir():
+                raise ConfigError(f"--config-dir {folder}: there is no such directory")
         GlobalHydra.instance().clear()
         put_conf_first()
         initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="train")
-        self.search = [] if config_dir is None else [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"]
+        places = ",".join(quoted(f"file://{folder.resolve()}") for folder in own)
+        self.search = [f"hydra.searchpath=[{places}]"] if own else []
         self.loader = GlobalHydra.instance().config_loader()
         self._is_group: dict[str, bool] = {}
 
@@ -133,6 +137,11 @@ class Composer:
         if key not in self._is_group:  # looked up on the disk, which each trial of a sweep would do again
             self._is_group[key] = bool(self.options(key)) or key in self.groups()
         return self._is_group[key]
+
+
+def quoted(text: str) -> str:
+    """A value as Hydra's grammar takes it literally."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def parsed(text: str) -> Any:
@@ -278,19 +287,26 @@ def _written(cfg: DictConfig, key: str) -> Any:
     return node
 
 
+def given_config_dir(cfg: Any) -> str | None:
+    """The absolute path of --config-dir in a configuration with Hydra's own part; None without one."""
+    sources = OmegaConf.select(cfg, "hydra.runtime.config_sources", default=[])
+    return next((source.path for source in sources if source.provider == "command-line"), None)
+
+
 def _config_dir_of(run_dir: Path) -> str | None:
-    """The --config-dir that a run was started with, as Hydra has written it down, or its sweep; None without one, or
-    where that is gone."""
+    """The --config-dir that a run was started with, as Hydra has written it down, or its sweep; None without one."""
     from gan_lab.files import read_json
 
     written, sweep = run_dir / ".hydra" / "hydra.yaml", run_dir.absolute().parent / "sweep.json"
-    found: str | None = None
     if written.is_file():
-        sources = OmegaConf.select(OmegaConf.load(written), "hydra.runtime.config_sources", default=[])
-        found = next((source.path for source in sources if source.provider == "command-line"), None)
-    elif sweep.is_file():
-        found = read_json(sweep).get("config_dir")
-    return found if found is not None and Path(found).is_dir() else None
+        return given_config_dir(OmegaConf.load(written))
+    return read_json(sweep).get("config_dir") if sweep.is_file() else None
+
+
+def train_command(arguments: Sequence[str], config_dir: str | None) -> list[str]:
+    """The words of a command, to be shown or written down."""
+    flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
+    return ["gan-lab", "train", *flags, *arguments]
 
 
 def changed_config(run_dir: Path, texts: list[str], config_dir: str | None = None) -> DictConfig:
@@ -303,7 +319,9 @@ def changed_config(run_dir: Path, texts: list[str], config_dir: str | None = Non
     if not path.is_file():
         raise ConfigError(f"run={run_dir} is not the directory of a run: it has no {path.relative_to(run_dir)}")
     cfg = typing.cast("DictConfig", OmegaConf.load(path))
-    composer = Composer(config_dir or _config_dir_of(run_dir))
+    if config_dir is None and (known := _config_dir_of(run_dir)) is not None and Path(known).is_dir():
+        config_dir = known
+    composer = Composer(config_dir)
     overrides, problems = _all_parsed(texts)
     for text, override in sorted(overrides, key=lambda one: not composer.options(one[1].key_or_group)):
         key = override.key_or_group

@@ -240,7 +240,9 @@ def _import(path: str, key: str) -> tuple[Any, str | None]:
         except ModuleNotFoundError as error:
             if error.name == module and split > 1:
                 continue  # the path may go on inside a class
-            return None, f"{start}: the package {error.name} is not installed"
+            name = str(error.name)
+            places = f"put {name.replace('.', '/')}.py into the directory where you run gan-lab, or on PYTHONPATH"
+            return None, f"{start}: there is no module {name}; {places}, or install its package"
         except Exception as error:  # a module of the user's may fail in any way while it is imported
             return None, f"{start}: {type(error).__name__}: {error}"
         for name in parts[split:]:

@@ -1,6 +1,8 @@
-"""The two errors a user may cause; the command line prints their text without a traceback."""
+"""The two errors a user may cause, whose text the command line prints without a traceback; and what else ends a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -16,6 +18,24 @@ class ConfigError(ValueError):
 
 class RunError(RuntimeError):
     """The run cannot go on: what happened, where, and what to do about it (exit code 1)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run or a sweep was asked to stop by a signal, and its state is saved (exit code 128 + the signal)."""
+
+    def __init__(self, signal_number: int):
+        super().__init__(signal_number)
+        self.signal_number = signal_number
+
+
+@contextmanager
+def debugging(cfg: Mapping[Any, Any]) -> Iterator[None]:
+    """Errors inside are marked for the command line to show their traceback, where the configuration has debug=true."""
+    try:
+        yield
+    except Exception as error:
+        error.debug = cfg.get("debug", False)  # type: ignore[attr-defined]
+        raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:

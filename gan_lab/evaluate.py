@@ -18,7 +18,7 @@ from gan_lab.constraints import NonNegativeInt, PositiveInt
 from gan_lab.data import Data, some_of
 from gan_lab.data.image_folder import image_files, image_folder
 from gan_lab.data.resize import resize_images
-from gan_lab.errors import ConfigError, RunError
+from gan_lab.errors import ConfigError, RunError, debugging
 from gan_lab.evaluation import Evaluator, card_id, ratio_to_floor, scored_samples
 from gan_lab.files import write_json
 from gan_lab.images import PICTURE_CHANNELS
@@ -62,7 +62,9 @@ def evaluate(request: Evaluation, overrides: list[str], config_dir: str | None =
     if request.run is not None:
         register_resolvers()
         run_dir = find_run(request.run)
-        result = evaluate_run(request, configuration.check(changed_config(run_dir, overrides, config_dir)), run_dir)
+        cfg = changed_config(run_dir, overrides, config_dir)
+        with debugging(cfg):
+            result = evaluate_run(request, configuration.check(cfg), run_dir)
         card = result["card"]
         name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"
         out = out or run_dir / "evaluations" / name

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import torch
 
@@ -51,6 +51,18 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def try_lock(file: IO[Any], *, shared: bool = False) -> bool:
+    """Locks an open file against other processes until it is closed, without waiting; False where another holds it.
+
+    The system lets go when this process ends in any way. OSError on a file system without locks.
+    """
+    try:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[OSError | None]:
     """Holds the making of `path` against other processes; the system lets go when this process ends in any way.
@@ -69,10 +81,9 @@ def locked(path: Path) -> Iterator[OSError | None]:
         return
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.info(f"waiting for another run that makes {path.name}")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            if not try_lock(file):
+                log.info(f"waiting for another run that makes {path.name}")
+                fcntl.flock(file, fcntl.LOCK_EX)
         except OSError as error:
             problem = error
         yield problem

@@ -1,6 +1,5 @@
 """What --help prints. Options describe themselves: the first line of each file under conf/ is its description."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from gan_lab.compose import conf_dir
@@ -33,25 +32,15 @@ def _described(folder: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _config_dirs(arguments: Sequence[str]) -> list[Path]:
-    """The shipped configuration, and the user's of --config-dir."""
-    folders = [conf_dir()]
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=False):
-        if flag in ("--config-dir", "-cd") and value:
-            folders.append(Path(value))
-        elif flag.startswith("--config-dir="):
-            folders.append(Path(flag.partition("=")[2]))
-    return folders
-
-
-def train(arguments: Sequence[str] = ()) -> str:
+def train(config_dir: str | None) -> str:
+    """config_dir: of the user's own groups."""
     lines = [
         "gan-lab train [overrides] [flags]: train one GAN; with -m, one for each combination.",
         "",
         "Groups (group=option):",
     ]
     defaults = _defaults()
-    folders = _config_dirs(arguments)
+    folders = [conf_dir(), *([] if config_dir is None else [Path(config_dir)])]
     groups = sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()} - {"hydra"})
     groups.sort(key=lambda name: list(defaults).index(name) if name in defaults else len(defaults))
     for group in groups:
@@ -110,7 +99,7 @@ def _defaults() -> dict[str, str]:
     return {group: option for entry in entries if isinstance(entry, dict) for group, option in entry.items()}
 
 
-def resume(arguments: Sequence[str] = ()) -> str:
+def resume() -> str:
     return """\
 gan-lab resume run=DIR|latest [overrides]: go on with a run, in its directory and with its log files.
 gan-lab resume sweep=DIR|latest [retry_failed=true]: complete a sweep; what has ended is not run again.
@@ -130,7 +119,7 @@ Examples:
   gan-lab resume sweep=latest hydra/launcher=joblib"""
 
 
-def sample(arguments: Sequence[str] = ()) -> str:
+def sample() -> str:
     return """\
 gan-lab sample run=DIR|latest out=PATH [key=value ...]: draw from a trained generator.
 
@@ -159,7 +148,7 @@ Examples:
   gan-lab sample run=latest directions=5 steps=9 out=directions.png"""
 
 
-def evaluate(arguments: Sequence[str] = ()) -> str:
+def evaluate() -> str:
     return """\
 gan-lab evaluate run=DIR|latest [key=value ...]: score a trained generator.
 gan-lab evaluate images=PATH dataset=NAME [key=value ...]: score images made by any other program.
@@ -183,7 +172,7 @@ Examples:
   gan-lab evaluate images=fakes.npz dataset=fashion_mnist"""
 
 
-def report(arguments: Sequence[str] = ()) -> str:
+def report() -> str:
     return """\
 gan-lab report runs=DIR|latest [out=DIR]: compare runs in a page that needs no network, in Markdown and in CSV.
 
@@ -198,7 +187,7 @@ Examples:
   gan-lab report runs=[outputs/2026-01-31,outputs/sweeps] out=comparison"""
 
 
-def reproduce(arguments: Sequence[str] = ()) -> str:
+def reproduce() -> str:
     return """\
 gan-lab reproduce run=DIR|latest [out=DIR]: train a run once more and say whether the numbers are the same.
 

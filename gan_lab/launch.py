@@ -1,7 +1,6 @@
 """Several processes for one run, started from its checked configuration (never from the command line)."""
 
 import os
-import signal
 import socket
 import threading
 import time
@@ -14,6 +13,7 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from gan_lab.config import RunConfig
 from gan_lab.errors import RunError
+from gan_lab.signals import handled
 
 Fit = Callable[[RunConfig, Path], float | None]
 
@@ -73,7 +73,6 @@ def run_processes(fit: Fit, config: RunConfig, run_dir: Path) -> float | None:
     port = _free_port()
     num = config.accelerator.num_processes
     processes = [context.Process(target=_work, args=(rank, port, fit, config, run_dir, answers)) for rank in range(num)]
-    handlers = {}
 
     def pass_on(number: int, frame: Any) -> None:
         for process in processes:
@@ -82,25 +81,22 @@ def run_processes(fit: Fit, config: RunConfig, run_dir: Path) -> float | None:
 
     for process in processes:
         process.start()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        handlers[number] = signal.signal(number, pass_on)
     results: dict[int, float | None] = {}
     try:
-        while len(results) < num:
-            if not answers.empty():
-                rank, value, error = answers.get()
-                if error is not None:
-                    raise error
-                results[rank] = value
-                continue
-            for rank, process in enumerate(processes):
-                if process.exitcode not in (None, 0) and answers.empty():
-                    raise RunError(f"process {rank} of {num} ended with exit code {process.exitcode}")
-            time.sleep(0.05)
+        with handled(pass_on):
+            while len(results) < num:
+                if not answers.empty():
+                    rank, value, error = answers.get()
+                    if error is not None:
+                        raise error
+                    results[rank] = value
+                    continue
+                for rank, process in enumerate(processes):
+                    if process.exitcode not in (None, 0) and answers.empty():
+                        raise RunError(f"process {rank} of {num} ended with exit code {process.exitcode}")
+                time.sleep(0.05)
         return results[0]
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         for process in processes:
             process.join(timeout=10 if len(results) == num else 1)
             if process.is_alive():

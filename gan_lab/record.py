@@ -1,12 +1,11 @@
 """run.json: what a run is, how far it is and how it ended."""
 
-import fcntl
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from gan_lab import __version__
 from gan_lab.errors import ConfigError, RunError
-from gan_lab.files import read_json, write_json
+from gan_lab.files import read_json, try_lock, write_json
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "hydra-core", "omegaconf", "tensorboard", "numpy")
 
@@ -114,12 +113,9 @@ class RunRecord:
     def locked(self) -> Iterator[None]:
         """Holds the run directory against a second process; the system lets go when this process ends in any way."""
         with (self.run_dir / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(f"{self.run_dir} is being trained by another process; stop that one first") from None
-            except OSError:  # file systems without locks
-                pass
+            with suppress(OSError):  # file systems without locks
+                if not try_lock(file):
+                    raise RunError(f"{self.run_dir} is being trained by another process; stop that one first")
             yield
 
     def update(self, **changes: Any) -> None:
@@ -127,10 +123,11 @@ class RunRecord:
         write_json(self.path, self.content)
 
 
-def find_sweep(name: str, sweeps: Path = Path("outputs", "sweeps")) -> Path:
+def find_sweep(name: str) -> Path:
     """The directory of a sweep: a path, or `latest` for the one in outputs/sweeps/ that was started last."""
     if name != "latest":
         return Path(name)
+    sweeps = Path("outputs", "sweeps")
     found = [path.parent for path in sweeps.glob("*/sweep.json")]
     if not found:
         raise ConfigError(f"sweep=latest: there is no sweep in {sweeps.absolute()}; give its directory: sweep=DIR")

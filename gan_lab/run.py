@@ -21,11 +21,11 @@ from gan_lab.callbacks.evaluation import Evaluate
 from gan_lab.callbacks.health import Health, RollBack, Unhealthy
 from gan_lab.callbacks.hyperparameters import Hyperparameters
 from gan_lab.callbacks.report import Report, Reporter
-from gan_lab.callbacks.stop import Interrupted, Stop, terminable
+from gan_lab.callbacks.stop import Stop, terminable
 from gan_lab.config import RunConfig
 from gan_lab.data import label_shares, some_of
 from gan_lab.data.batches import Batch, RealData, told_samples
-from gan_lab.errors import RunError
+from gan_lab.errors import Interrupted, RunError
 from gan_lab.evaluation import card_id
 from gan_lab.files import read_checkpoint, write_checkpoint
 from gan_lab.health import Finding

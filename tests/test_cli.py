@@ -49,7 +49,7 @@ class Result(NamedTuple):
 def restored() -> Iterator[None]:
     """Gives back what a process of the command line may change for good: it ends afterwards, the tests go on."""
     root, arguments, directory, environment = logging.getLogger(), sys.argv, Path.cwd(), os.environ.copy()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, path = list(root.handlers), root.level, list(sys.path)
     signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -61,6 +61,7 @@ def restored() -> Iterator[None]:
         root.handlers[:] = handlers
         root.setLevel(level)
         sys.argv = arguments
+        sys.path[:] = path
         os.chdir(directory)
         os.environ.clear()
         os.environ.update(environment)
@@ -154,10 +155,11 @@ def test_help_of_sample_names_every_argument(tmp_path: Path) -> None:
             assert f"\n  {name}={default.default} " in text
 
 
-def test_help_shows_the_users_own_options(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flag", [["--config-dir", "own"], ["--config-dir=own"], ["-cd=own"], ["--config-di", "own"]])
+def test_help_shows_the_users_own_options(flag: list[str], tmp_path: Path) -> None:
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\n# My own words\nseed: 3\n")
-    text = done("train", "--help", "--config-dir", "own", cwd=tmp_path).out
+    text = done("train", "--help", *flag, cwd=tmp_path).out
     assert re.search(r"^ +mine +My own words$", text, re.MULTILINE)
 
 
@@ -383,11 +385,12 @@ def test_resume_latest_takes_the_run_that_ran_last(tmp_path: Path) -> None:
     assert record_of(one)["images_seen"] == 96
 
 
-def test_users_config_dir_reaches_the_run(tmp_path: Path) -> None:
-    (tmp_path / "own" / "experiment").mkdir(parents=True)
-    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\n# Mine\nseed: 3\nbatch_size: 4\n")
+@pytest.mark.parametrize("folder", ["own", "Café, 'new' [1]"])
+def test_users_config_dir_reaches_the_run(folder: str, tmp_path: Path) -> None:
+    (tmp_path / folder / "experiment").mkdir(parents=True)
+    (tmp_path / folder / "experiment" / "mine.yaml").write_text("# @package _global_\n# Mine\nseed: 3\nbatch_size: 4\n")
     arguments = [text for text in SMALL if not text.startswith("batch_size")]
-    done("train", "--config-dir", "own", *arguments, "experiment=mine", "hydra.run.dir=run", cwd=tmp_path)
+    done("train", "--config-dir", folder, *arguments, "experiment=mine", "hydra.run.dir=run", cwd=tmp_path)
     record = record_of(tmp_path / "run")
     assert (record["seed"], record["d_steps"]) == (3, 16)
 

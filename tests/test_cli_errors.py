@@ -78,6 +78,12 @@ def checkpoint(run: Path) -> Path:
         ("train --config-dir nowhere", "--config-dir nowhere: there is no such directory"),
         ("resume", "run must be given: gan-lab resume run=DIR, or run=latest"),
         ("resume run=latest", "run=latest: there is no run in "),
+        (
+            "resume run=latest retry_failed=true",
+            "retry_failed=true: a run has no such key, a sweep has: gan-lab resume sweep=DIR retry_failed=true",
+        ),
+        ("resume run=here sweep=there", "run=here and sweep=there: give one of them"),
+        ("train --config-name=nope", "Cannot find primary config 'nope'."),
         ("resume run=nowhere", "run=nowhere: there is no such directory "),
         ("sample run=latest out=a.png", "run=latest: there is no run in "),
         ("sample run=nowhere out=a.png", "run=nowhere: there is no such directory "),
@@ -115,8 +121,9 @@ def test_wrong_value_of_a_flag(tmp_path: Path) -> None:
     assert "Traceback" not in result.err
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    result = called("train", "lr=0.1", "debug=true", cwd=tmp_path)
+@pytest.mark.parametrize("spelling", ["true", "True", "yes", "On"])
+def test_debug_shows_the_traceback(spelling: str, tmp_path: Path) -> None:
+    result = called("train", "lr=0.1", f"debug={spelling}", cwd=tmp_path)
     assert result.code == 2
     assert result.err.startswith("Traceback (most recent call last):\n")
     assert result.err.endswith("error: lr: unknown key; did you mean optimizer.lr?\n")
@@ -134,11 +141,32 @@ def test_an_objective_that_only_the_data_rule_out_is_refused_before_training(tmp
 
 @pytest.mark.parametrize("verb", ["resume run=nowhere", "sample run=nowhere out=a.png", "evaluate run=nowhere"])
 def test_every_verb_takes_debug(verb: str, tmp_path: Path) -> None:
-    result = called(*verb.split(), "debug=true", cwd=tmp_path)
+    quiet = called(*verb.split(), "debug=off", cwd=tmp_path)
+    assert (quiet.code, quiet.err.count("Traceback")) == (2, 0)
+    result = called(*verb.split(), "debug=yes", cwd=tmp_path)
     assert result.code == 2
     assert result.err.startswith("Traceback (most recent call last):\n")
     (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
     assert line.startswith("error: run=nowhere: there is no such directory ")
+
+
+def test_debug_of_the_configuration_is_debug_of_the_command_line(tmp_path: Path) -> None:
+    """Set by an experiment: for the run, for one that goes on with its configuration, and for a sweep of it."""
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text("# @package _global_\n# Mine\ndebug: yes\n")
+    shown = ["train", "--config-dir", "own", "experiment=mine", *SMALL]
+    for arguments in (
+        [*shown, "optimizer.lr=1e30", "hydra.run.dir=run"],
+        ["resume", "run=run"],
+        ["evaluate", "run=run"],
+        [*shown, "-m", "seed=1,2", "hydra.sweeper.n_jobs=2"],
+    ):
+        result = called(*arguments, cwd=tmp_path)
+        assert result.code in (1, 2)
+        assert "Traceback (most recent call last)" in result.err, arguments
+        assert result.err.count("\nerror: ") == 1
+    assert "Traceback" in called("train", "debug=true", *SMALL, "optimizer.lr=1e30", cwd=tmp_path).err
+    assert "Traceback" not in called(*shown, "debug=false", "optimizer.lr=1e30", cwd=tmp_path).err
 
 
 @pytest.mark.parametrize("arguments", ["--version", "train --help", "train --cfg job"])
@@ -170,7 +198,8 @@ def test_refusal_is_quick_and_silent(tmp_path: Path) -> None:
     print(f"\n{times}")
     assert (code, modules) == ("2", "[]")
     assert process.stderr == (
-        "error: callbacks.mine._target_=nowhere.Thing cannot be imported: the package nowhere is not installed\n"
+        "error: callbacks.mine._target_=nowhere.Thing cannot be imported: there is no module nowhere; put nowhere.py "
+        "into the directory where you run gan-lab, or on PYTHONPATH, or install its package\n"
     )
 
 

@@ -213,7 +213,8 @@ def test_infinity_is_no_number_to_train_with(defaults: DictConfig, override: str
         ),
         (
             "callbacks.mine._target_=nowhere.Thing",
-            "callbacks.mine._target_=nowhere.Thing cannot be imported: the package nowhere is not installed",
+            "callbacks.mine._target_=nowhere.Thing cannot be imported: there is no module nowhere; put nowhere.py "
+            "into the directory where you run gan-lab, or on PYTHONPATH, or install its package",
         ),
     ],
 )
@@ -240,7 +241,7 @@ def test_nothing_to_train_or_to_score_with(defaults: DictConfig, override: str, 
 def test_a_missing_name_is_not_called_a_missing_package() -> None:
     (problem,) = refused("callbacks.mine._target_=gan_lab.callbacks.samples.Nope")
     assert problem.startswith("callbacks.mine._target_=gan_lab.callbacks.samples.Nope cannot be imported: ")
-    assert "is not installed" not in problem
+    assert "no module" not in problem
 
 
 def test_several_problems_in_one_error() -> None:

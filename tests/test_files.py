@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from gan_lab.errors import RunError
-from gan_lab.files import locked, read_checkpoint, replacing, write_checkpoint, write_json
+from gan_lab.files import locked, read_checkpoint, replacing, try_lock, write_checkpoint, write_json
 
 CHECKPOINT = {"format": "gan_lab checkpoint 1", "weights": torch.arange(3.0), "counters": {"d_steps": 5}, "name": "é"}
 
@@ -195,6 +195,19 @@ def test_data_of_another_program_is_not_a_checkpoint_of_ours(tmp_path, content):
 
     with pytest.raises(RunError, match="is not a checkpoint of gan_lab"):
         read_checkpoint(path)
+
+
+def test_a_lock_is_held_while_its_file_is_open(tmp_path):
+    """By one alone, or by any number of those that only look; two descriptors are as two processes."""
+    with (tmp_path / "lock").open("a") as one, (tmp_path / "lock").open() as other:
+        assert try_lock(one)
+        assert not try_lock(other)
+        assert not try_lock(other, shared=True)
+        one.close()
+        assert try_lock(other, shared=True)
+        with (tmp_path / "lock").open() as third:
+            assert try_lock(third, shared=True)
+            assert not try_lock(third)
 
 
 def test_what_is_locked_is_made_by_one_after_the_other(tmp_path, caplog):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from gan_lab.callbacks.base import Callback
+from gan_lab.errors import Interrupted
+from gan_lab.signals import handled
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -23,29 +23,13 @@ AGREE_EVERY_IMAGES = 1000
 """At each multiple of so many images several processes agree whether to stop."""
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was asked to stop by a signal, and its state is saved; the process exits with 128 + the signal."""
-
-    def __init__(self, signal_number: int):
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
+def terminable() -> AbstractContextManager[None]:
     """SIGTERM raises Interrupted, as SIGINT raises KeyboardInterrupt: until `Stop` takes over."""
 
     def raise_it(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, raise_it)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return handled(raise_it, (signal.SIGTERM,))
 
 
 class Stop(Callback):
@@ -57,7 +41,7 @@ class Stop(Callback):
     def __init__(self) -> None:
         self._started = self._seconds_before = 0.0
         self.signal_number: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._handling = ExitStack()
 
     def _seconds(self, gan: GAN) -> float:
         """Training time of the run so far, over all its sittings."""
@@ -71,9 +55,7 @@ class Stop(Callback):
     def on_start(self, trainer: Trainer, gan: GAN) -> None:
         self._started, self._seconds_before = time.monotonic(), gan.wall_seconds
         # Lightning has set its own handlers by now; they do not know of our checkpoints.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+        self._handling.enter_context(handled(self._note))
         if gan.finished:
             trainer.should_stop = True
 
@@ -94,9 +76,7 @@ class Stop(Callback):
 
     def restore(self) -> None:
         """Gives the signals back to whoever handled them before."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        self._previous = {}
+        self._handling.close()
 
     def on_end(self, trainer: Trainer, gan: GAN) -> None:
         self.restore()

@@ -1,7 +1,6 @@
 """Finds runs and sweeps and reads them in whatever state they were left: half-written, damaged, of other versions."""
 
 import csv
-import fcntl
 import glob
 import itertools
 import math
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gan_lab.errors import ConfigError
+from gan_lab.files import try_lock
 from gan_lab.objectives import Direction
 from gan_lab.tolerant import finite, mapping, read_mapping
 
@@ -354,10 +354,7 @@ def is_held(path: Path) -> bool | None:
     for name in LOCKS:
         try:
             with (path / name).open() as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # let go with the file
-            found.append(False)
-        except BlockingIOError:
-            found.append(True)
+                found.append(not try_lock(file, shared=True))
         except OSError:  # no such lock, or a file system without locks
             continue
     return any(found) if found else None

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gan_lab.compose import train_command
 from gan_lab.config import TECHNICAL
-from gan_lab.report.runs import Run
+from gan_lab.report.runs import Run, Sweep
 
 TECHNICAL_GROUPS = ("accelerator", "callbacks", "evaluation", "logger")  # compared only where a sweep chose them
 MOST_LABEL_CHARACTERS = 90
@@ -127,33 +128,25 @@ def repeat_command(run: Run) -> str | None:
     """The command that trains this run again, elsewhere; None where nobody wrote down how it was started."""
     told = run.record.get("command")
     words = [str(word) for word in told] if isinstance(told, list) else []
-    words = words[words.index("train") + 1 :] if "train" in words else []
-    flags = _flags(words)
-    config_dir = None if run.sweep is None else run.sweep.content.get("config_dir")
-    if config_dir and not flags:  # a worker's record of its trial has overrides alone
-        flags = ["--config-dir", str(config_dir)]
-        words = [*flags, *words]
-    if run.overrides and (not words or any(word in ("-m", "--multirun") for word in words)):
-        words = [*flags, *run.overrides]
-    words = [word for word in words if not word.lstrip("+").startswith(("hydra.run.dir=", "hydra.sweep.dir="))]
-    return shlex.join(["gan-lab", "train", *words]) if words or told else None
+    verb = next((index for index, word in enumerate(words) if Path(word).stem == "train"), None)  # or scripts/train.py
+    if verb is not None:
+        typed = [word for word in words[verb + 1 :] if not word.startswith("hydra.run.dir=")]
+        return shlex.join(train_command(typed, None))
+    if not run.overrides:
+        return None
+    return shlex.join(train_command(run.overrides, None if run.sweep is None else run.sweep.content.get("config_dir")))
 
 
-def _flags(words: Sequence[str]) -> list[str]:
-    """--config-dir and its folder, which the overrides may need."""
-    for index, word in enumerate(words):
-        if word in ("--config-dir", "-cd") and index + 1 < len(words):
-            return [word, words[index + 1]]
-        if word.startswith("--config-dir="):
-            return [word]
-    return []
+def best_experiment(sweep: Sweep) -> tuple[str, str, str] | None:
+    """(where to put it, command, text of the file) of the best configuration that a sweep has written as an experiment.
 
-
-def best_experiment(folder: Path) -> tuple[str, str] | None:
-    """(command, text of the file) of the best configuration that a sweep has written as an experiment."""
-    path = folder / "conf" / "experiment" / "best.yaml"
+    It may choose from the user's own groups, and there is one --config-dir.
+    """
+    folder = sweep.path / "conf"
     try:
-        text = path.read_text()
+        text = (folder / "experiment" / "best.yaml").read_text()
     except (OSError, ValueError):
         return None
-    return shlex.join(["gan-lab", "train", "--config-dir", str(folder / "conf"), "experiment=best"]), text
+    config_dir = sweep.content.get("config_dir")
+    place = "" if config_dir is None else f"; put it into {config_dir}/experiment"
+    return place, shlex.join(train_command(["experiment=best"], config_dir or str(folder))), text

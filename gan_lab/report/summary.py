@@ -359,10 +359,11 @@ def best_commands(summary: Summary) -> list[tuple[str, str, str | None]]:
             if command is not None:
                 found.append((f"{what} again ({where}run {run.name})", command, None))
     for sweep in summary.found.whole:
-        experiment = best_experiment(sweep.path)
+        experiment = best_experiment(sweep)
         if experiment is not None:
-            what = "What the sweep wrote as its best trial, an experiment (conf/experiment/best.yaml)"
-            found.append((what, *experiment))
+            place, command, text = experiment
+            what = f"What the sweep wrote as its best trial, an experiment (conf/experiment/best.yaml{place})"
+            found.append((what, command, text))
     return found
 
 

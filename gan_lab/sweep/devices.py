@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from gan_lab.errors import RunError
+from gan_lab.files import try_lock
 
 SECONDS_BETWEEN_TRIES = 0.2
 
@@ -105,10 +106,9 @@ def _state_of(gpu: Path, runs_per_gpu: int, opened: ExitStack) -> tuple[int, IO[
     num_runs, free = 0, None
     for path in [*own, *(set(gpu.iterdir()) - set(own))]:
         file = opened.enter_context(path.open("a"))
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if try_lock(file):
             free = free or (file if path in own else None)
-        except BlockingIOError:
+        else:
             num_runs += 1
     return num_runs, free
 

@@ -40,7 +40,7 @@ class Settings:
     storage: str | None = None
     study_name: str | None = None
     sampler: Annotated[dict[str, Any], Given()] | None = None
-    pruner: Annotated[dict[str, Any], Given()] | None = None
+    pruner: Annotated[dict[str, Any], Given(("budget_images",))] | None = None
 
 
 def settings_of(sweeper: DictConfig) -> Settings:
@@ -54,6 +54,8 @@ def settings_of(sweeper: DictConfig) -> Settings:
         for name, way in (objectives.items() if isinstance(objectives, dict) else ())
         if way not in get_args(Direction)
     ]
+    if not is_grid(sweeper) and values.get("sampler") is None:
+        problems.append("hydra.sweeper.sampler=null: a search needs one, such as hydra/sweeper/sampler=tpe")
     return check_against(Settings, values, problems, key="hydra.sweeper")
 
 
@@ -81,18 +83,6 @@ class Plan:
     @cached_property
     def _composer(self) -> Composer:
         return Composer(self.config_dir)
-
-    @property
-    def runs_per_gpu(self) -> int:
-        return self.settings.runs_per_gpu
-
-    @property
-    def num_retries(self) -> int:
-        return self.settings.num_retries
-
-    @property
-    def timeout_minutes(self) -> float | None:
-        return self.settings.timeout_minutes
 
     def overrides(self, trial: Trial) -> list[str]:
         """All overrides of a trial, as one would type them."""
@@ -196,7 +186,7 @@ def _text(parameter: Parameter, value: float | None) -> str:
 
 
 def is_grid(sweeper: DictConfig) -> bool:
-    """Whether all combinations are run, by our sweeper or by Hydra's own."""
+    """Whether all combinations are run."""
     return not str(sweeper._target_).endswith("OptunaSweeper")
 
 

@@ -9,14 +9,13 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from gan_lab.compose import Composer, parsed
+from gan_lab.compose import Composer, parsed, train_command
 from gan_lab.config import plain
 from gan_lab.errors import RunError
 from gan_lab.files import replacing
 from gan_lab.objectives import Direction
 from gan_lab.sweep.plan import Plan
 from gan_lab.sweep.trials import Trial, read_trial
-from gan_lab.sweep.worker import command_of
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +99,7 @@ def summarise(plan: Plan) -> None:
     for one in best:
         trial = _as_trial(one.trial)
         log.info(f"best: {plan.sweep_dir / str(trial.number)}: {one}")
-        log.info(f"  again: {shlex.join(command_of(plan.overrides(trial), plan.config_dir))}")
+        log.info(f"  again: {shlex.join(train_command(plan.overrides(trial), plan.config_dir))}")
     if len(best) == 1:
         _write_experiment(plan, best[0])
     _write_report(plan.sweep_dir)
@@ -130,14 +129,15 @@ def _write_experiment(plan: Plan, best: Best) -> None:
     )
     with replacing(path) as file:
         file.write(text.encode())
-    search = f"hydra.searchpath=[file://{path.parents[1].resolve()}]"
-    again = plain(Composer(plan.config_dir).compose([search, "experiment=best"]))
+    again = plain(Composer(plan.config_dir, str(path.parents[1])).compose(["experiment=best"]))
     wanted = plain(Composer(plan.config_dir).compose([*map(composer.forced, plan.overrides(trial))]))
     again.pop("name"), wanted.pop("name")
     if again != wanted:
         path.unlink()
         raise RunError(f"the best run's configuration cannot be written as an experiment file: {plan.overrides(trial)}")
-    log.info(f"  as an experiment file: gan-lab train --config-dir {path.parents[1]} experiment=best")
+    command = shlex.join(train_command(["experiment=best"], plan.config_dir or str(path.parents[1])))
+    place = "" if plan.config_dir is None else f", with {path} in {plan.config_dir}/experiment"
+    log.info(f"  as an experiment file: {command}{place}")
 
 
 def experiment_file(composer: Composer, overrides: Sequence[str], comment: str) -> str:

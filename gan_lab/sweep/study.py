@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-TPE = {"_target_": "optuna.samplers.TPESampler"}
 SECONDS_UNTIL_QUEUED = 3.0
 """How long another command that has made the study is given to queue its trials, before this one does it."""
 SECONDS_OF_PATIENCE = 300.0
@@ -72,10 +71,9 @@ class _Noting:
 class Study:
     """`gan_lab.sweep.trials.Trials` of a search; one object per process, any number of processes.
 
-    sampler, pruner: a component (keys with _target_), None for TPE and for no pruning. storage: the URL of a database
-    that several machines share; None keeps a journal in the sweep's directory. study_name: None is the directory's.
-    budget_images: of a whole run, for pruners that want it. stale_seconds: how long a beat may stop before the trial of
-    another machine counts as dead.
+    sampler, pruner: a component (keys with _target_), None for no pruning. storage: the URL of a database that several
+    machines share; None keeps a journal in the sweep's directory. budget_images: of a whole run, for pruners that want
+    it. stale_seconds: how long a beat may stop before the trial of another machine counts as dead.
     """
 
     def __init__(
@@ -85,12 +83,12 @@ class Study:
         parameters: Sequence[Parameter],
         objectives: Mapping[str, Direction],
         num_trials: int,
-        sampler: Mapping[str, Any] | None = None,
-        pruner: Mapping[str, Any] | None = None,
-        storage: str | None = None,
-        study_name: str | None = None,
-        seed: int = 0,
-        budget_images: int | None = None,
+        sampler: Mapping[str, Any],
+        pruner: Mapping[str, Any] | None,
+        storage: str | None,
+        study_name: str,
+        seed: int,
+        budget_images: int,
         stale_seconds: float = 120.0,
     ):
         need_optuna()
@@ -105,7 +103,7 @@ class Study:
         self.seed = seed
         self.stale_seconds = stale_seconds
         self._is_embedded = storage is None
-        self._suggester = Suggester(parameters, sampler or TPE, seed, len(objectives))
+        self._suggester = Suggester(parameters, sampler, seed, len(objectives))
         self._combinations = self._suggester.combinations
         self.num_trials = num_trials if self._combinations is None else min(num_trials, len(self._combinations))
         self._pruner = optuna.pruners.NopPruner()
@@ -123,7 +121,7 @@ class Study:
                 self._directory = uuid.uuid4().hex
                 file.write(self._directory)
             self._storage = open_storage(self.sweep_dir, storage)
-            self.name = study_name or self._default_name()
+            self.name = study_name
             is_new = self._patiently(self._create)
             self.study = self._patiently(self._loaded)
             self._check_is_the_same()
@@ -202,12 +200,6 @@ class Study:
         close_storage(self._storage)
 
     # ------------------------------------------------------------------ the study
-
-    def _default_name(self) -> str:
-        import optuna
-
-        names = optuna.get_all_study_names(self._storage) if self._is_embedded else []
-        return names[0] if len(names) == 1 else self.sweep_dir.resolve().name  # a directory may have been renamed
 
     def _create(self) -> bool:
         """Makes the study unless it is there; whether this has made it."""

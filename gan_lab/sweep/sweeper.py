@@ -1,15 +1,11 @@
 """A sweep from its command to its last run: plan, workers through Hydra's launcher, results."""
 
-import fcntl
 import hashlib
 import logging
 import os
 import shlex
 import shutil
-import signal
 import socket
-import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
@@ -20,12 +16,13 @@ from typing import Any, Literal
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from gan_lab.compose import Composer
+from gan_lab.compose import Composer, given_config_dir, quoted, train_command
 from gan_lab.config import check, deciding_metric, measured
-from gan_lab.errors import ConfigError, RunError
-from gan_lab.files import read_json, write_json
+from gan_lab.errors import ConfigError, Interrupted, RunError
+from gan_lab.files import read_json, try_lock, write_json
 from gan_lab.objectives import direction_of
 from gan_lab.record import git_state, machine, now, versions
+from gan_lab.signals import handled
 from gan_lab.sweep.devices import default_num_jobs, hand_on_gpus
 from gan_lab.sweep.monitor import Monitor
 from gan_lab.sweep.plan import Plan, Settings, grid_choices, refuse_unmeasured, settings_of
@@ -48,34 +45,25 @@ _PLACES = (
 )
 
 
-class Stopped(KeyboardInterrupt):
-    """The sweep was stopped by a signal; what it has done is kept. The process exits with 128 + the signal."""
-
-    def __init__(self, signal_number: int):
-        super().__init__(signal_number)
-        self.signal_number = signal_number
-
-
-def identity(overrides: Sequence[str]) -> str:
+def identity(overrides: Sequence[str], config_dir: str | None) -> str:
     """A short name for what a sweep runs, equal for equal commands."""
     kept = sorted(text.lstrip("+") for text in overrides if not text.lstrip("+").startswith(_PLACES))
+    if config_dir is not None:
+        kept.append(f"--config-dir={os.path.abspath(config_dir)}")
     return hashlib.sha256("\n".join(kept).encode()).hexdigest()[:12]
 
 
-def unfinished(overrides: Sequence[str]) -> Path | None:
+def unfinished(overrides: Sequence[str], config_dir: str | None) -> Path | None:
     """The directory of the newest sweep of this command that was stopped before its end, if there is one."""
     for path in sorted(SWEEPS.glob("*/sweep.json"), reverse=True):
         try:
             content = read_json(path)
         except (RunError, OSError):
             continue
-        if content.get("identity") == identity(overrides) and content.get("status") != "finished":
+        if content.get("identity") == identity(overrides, config_dir) and content.get("status") != "finished":
             with (path.parent / ".lock").open("a") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    continue  # it is running
-            return path.parent
+                if try_lock(file):  # else it is running
+                    return path.parent
     return None
 
 
@@ -88,7 +76,7 @@ def run_sweep(
 ) -> None:
     """Runs the sweep that Hydra has composed, or what is left of it, and writes its results.
 
-    RunError at the end if runs of a grid have failed, or all of a search; Stopped after SIGINT or SIGTERM.
+    RunError at the end if runs of a grid have failed, or all of a search; Interrupted after SIGINT or SIGTERM.
     """
     settings = settings_of(config.hydra.sweeper)
     refuse_missing_engine(str(config.hydra.launcher._target_))
@@ -133,7 +121,7 @@ def run_sweep(
                     f"stopped: {after.ended} of {plan.num_trials} runs done; go on with the same command, or with: "
                     f"gan-lab resume sweep={sweep_dir}"
                 )
-                raise Stopped(stopped[0])
+                raise Interrupted(stopped[0])
             _update(sweep_dir, status="finished", ended=now())
             summarise(plan)
             if isinstance(trials, Study) and settings.storage is not None:
@@ -175,12 +163,7 @@ def _has_own_cores(config: DictConfig) -> bool:
 def _first_of(sweep_dir: Path) -> Iterator[bool]:
     """Whether this is the command that keeps sweep.json true, and not one that joins it with workers of its own."""
     with (sweep_dir / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            first = True
-        except BlockingIOError:
-            first = False
-        yield first
+        yield try_lock(file)
 
 
 def _planned(
@@ -195,7 +178,7 @@ def _planned(
     """The plan of this command, and what its runs are called; nothing is written."""
     fixed, parameters = parse_space(arguments, settings.params or {}, settings.when or {})
     choices = grid_choices(parameters) if kind == "grid" else []
-    config_dir = _config_dir(sys.argv[1:])
+    config_dir = given_config_dir(config)
     composer = Composer(config_dir)
     first = choices[0][0] if choices else []
     run = check(composer.compose([*map(composer.forced, [*fixed, *first])]))
@@ -210,7 +193,7 @@ def _planned(
             "hydra/sweeper=optuna needs something to optimise: set objective, or hydra.sweeper.objectives"
         )
     if settings.study_name is None:
-        settings.study_name = f"{run.name}-{identity(all_overrides)}"
+        settings.study_name = f"{run.name}-{identity(all_overrides, config_dir)}"
     plan = Plan(
         sweep_dir=sweep_dir,
         kind=kind,
@@ -228,7 +211,7 @@ def _planned(
 
 def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
     """Writes sweep.json, or finds that it holds the same sweep."""
-    sweep_dir, settings, name = plan.sweep_dir, plan.settings, identity(all_overrides)
+    sweep_dir, settings, name = plan.sweep_dir, plan.settings, identity(all_overrides, plan.config_dir)
     path = sweep_dir / "sweep.json"
     if path.is_file():
         content = read_json(path)
@@ -245,7 +228,7 @@ def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
         "name": run_name,
         "identity": name,
         "arguments": all_overrides,
-        "command": _shown_command(all_overrides, settings),
+        "command": _shown_command(plan, all_overrides),
         "study": {"name": settings.study_name, "storage": settings.storage} if plan.kind == "optuna" else None,
         "status": "running",
         "started": now(),
@@ -257,23 +240,11 @@ def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
     write_json(path, content, private=settings.storage is not None)  # its URL may hold a password
 
 
-def _shown_command(overrides: Sequence[str], settings: Settings) -> str:
+def _shown_command(plan: Plan, overrides: Sequence[str]) -> str:
     """The command of this sweep, without the password of its storage."""
-    arguments = sys.argv[1:] if sys.argv[1:2] == ["train"] else ["train", "-m", *overrides]
-    command = shlex.join(["gan-lab", *arguments])
-    if settings.storage is None:
-        return command
-    return command.replace(settings.storage, without_password(settings.storage))
-
-
-def _config_dir(flags: Sequence[str]) -> str | None:
-    """The absolute path of --config-dir among the command's flags."""
-    for index, flag in enumerate(flags):
-        if flag in ("--config-dir", "-cd"):
-            return str(Path(flags[index + 1]).absolute())
-        if flag.startswith("--config-dir="):
-            return str(Path(flag.partition("=")[2]).absolute())
-    return None
+    command = shlex.join(train_command(["-m", *overrides], plan.config_dir))
+    storage = plan.settings.storage
+    return command if storage is None else command.replace(storage, without_password(storage))
 
 
 def _update(sweep_dir: Path, **changes: Any) -> None:
@@ -334,12 +305,7 @@ def _job(sweep_dir: Path, number: int, num_jobs: int) -> list[str]:
         "hydra.sweeper.n_jobs": num_jobs,
         f"++hydra.job.env_set.{LAUNCHER}": this_process(),
     }
-    return [f"{key}={'null' if value is None else _quoted(str(value))}" for key, value in settings.items()]
-
-
-def _quoted(text: str) -> str:
-    """A value as Hydra's grammar takes it literally."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return [f"{key}={'null' if value is None else quoted(str(value))}" for key, value in settings.items()]
 
 
 @contextmanager
@@ -351,19 +317,14 @@ def _stoppable(sweep_dir: Path) -> Iterator[list[int]]:
 
     def stop(number: int, frame: Any) -> None:
         if stopped:
-            raise Stopped(number)
+            raise Interrupted(number)
         stopped.append(number)
         path.touch()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    handlers = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield stopped
+        with handled(stop):
+            yield stopped
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
         path.unlink(missing_ok=True)
 
 

@@ -1,10 +1,9 @@
 """What a sweep is made of: its trials, how each one ended, and the ledger that hands them out to workers."""
 
-import fcntl
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, Protocol
 
-from gan_lab.files import read_json, write_json
+from gan_lab.files import read_json, try_lock, write_json
 
 Kind = Literal[
     "diverged", "out_of_memory", "crashed", "killed", "timed_out", "configuration", "health"
@@ -61,12 +60,10 @@ def take_claim(run_dir: Path) -> IO[str] | None:
     """The lock of a trial's directory, held while the file is open and this process lives; None if another holds it."""
     run_dir.mkdir(parents=True, exist_ok=True)
     file = (run_dir / ".claim").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
+    if try_lock(file):
+        return file
+    file.close()
+    return None
 
 
 def read_trial(run_dir: Path) -> dict[str, Any] | None:

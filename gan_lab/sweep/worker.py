@@ -1,10 +1,8 @@
 """A worker: claims trials of a sweep one after the other and runs each in a process of its own, until none is left."""
 
-import fcntl
 import logging
 import math
 import os
-import signal
 import socket
 import threading
 import time
@@ -13,10 +11,12 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from gan_lab.compose import train_command
 from gan_lab.errors import ConfigError
-from gan_lab.files import read_json, write_json
+from gan_lab.files import read_json, try_lock, write_json
 from gan_lab.objectives import value_of
 from gan_lab.record import now
+from gan_lab.signals import STOPPING, handled
 from gan_lab.sweep.child import Ended, Progress, run_in_child
 from gan_lab.sweep.devices import gpus, take_gpus, visible_gpus
 from gan_lab.sweep.grid import Grid
@@ -29,6 +29,8 @@ LAUNCHER = "GAN_LAB_LAUNCHER"
 """Environment variable of a worker: host:pid of the process that launched it."""
 SECONDS_BETWEEN_BEATS = 10.0
 SECONDS_BETWEEN_LIVE = 1.0
+SECONDS_UNTIL_FREE = 90.0
+"""How long a process whose worker has died may take to save and end."""
 
 
 def stop_file(sweep_dir: Path, launcher: str) -> Path:
@@ -104,15 +106,8 @@ def stopping(sweep_dir: Path) -> Iterator[Callable[[], bool]]:
         return asked.is_set()
 
     # The launcher itself (launcher basic) handles its signals as every launcher does, by the file.
-    own = threading.current_thread() is threading.main_thread() and launcher != this_process()
-    handlers = {}
-    for number in (signal.SIGINT, signal.SIGTERM) if own else ():
-        handlers[number] = signal.signal(number, lambda number, frame: asked.set())
-    try:
+    with handled(lambda number, frame: asked.set(), () if launcher == this_process() else STOPPING):
         yield is_asked
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 def _is_alive(pid: int) -> bool:
@@ -156,9 +151,9 @@ def _run(plan: Plan, trials: Trials, trial: Trial, should_stop: Callable[[], boo
             write_trial(run_dir, content)
             trials.release(trial)
             return
-        if ended.status == "failed" and ended.kind in MENDABLE and failures < plan.num_retries:
+        if ended.status == "failed" and ended.kind in MENDABLE and failures < plan.settings.num_retries:
             failures += 1
-            log.warning(f"run {trial.number}: {ended.reason}; tried again ({failures} of {plan.num_retries})")
+            log.warning(f"run {trial.number}: {ended.reason}; tried again ({failures} of {plan.settings.num_retries})")
             continue
         outcome = _outcome(plan, run_dir, ended)
     (run_dir / ".live.json").unlink(missing_ok=True)
@@ -182,12 +177,13 @@ def _attempt(
         return Ended("failed", "configuration", str(error))
     _wait_until_free(run_dir)
     listener = _Listener(plan, trials, trial, run_dir)
+    settings = plan.settings
     with ExitStack() as stack:
         environment = {}
         if on_gpu and (visible := visible_gpus()):
             try:
                 taken = stack.enter_context(
-                    gpus(num_processes, plan.runs_per_gpu, visible, while_waiting=lambda: _give_up_if(should_stop))
+                    gpus(num_processes, settings.runs_per_gpu, visible, while_waiting=lambda: _give_up_if(should_stop))
                 )
             except KeyboardInterrupt:
                 return Ended("interrupted")
@@ -203,10 +199,10 @@ def _attempt(
 
         return run_in_child(
             run_dir,
-            command=command_of(plan.overrides(trial), plan.config_dir),
+            command=train_command(plan.overrides(trial), plan.config_dir),
             threads=plan.threads,
             environment=environment,
-            timeout_seconds=None if plan.timeout_minutes is None else 60 * plan.timeout_minutes,
+            timeout_seconds=None if settings.timeout_minutes is None else 60 * settings.timeout_minutes,
             listen=listener,
             should_stop=asked,
         )
@@ -218,18 +214,12 @@ def _give_up_if(should_stop: Callable[[], bool]) -> None:
         raise KeyboardInterrupt
 
 
-def _wait_until_free(run_dir: Path, seconds: float = 90.0) -> None:
+def _wait_until_free(run_dir: Path) -> None:
     """Until the process that trained this run before, and whose worker has died, has saved and ended."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + SECONDS_UNTIL_FREE
     with (run_dir / ".lock").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return  # the run says so itself
-                time.sleep(0.2)
+        while not try_lock(file) and time.monotonic() < deadline:  # then the run says so itself
+            time.sleep(0.2)
 
 
 class _Listener:
@@ -282,9 +272,3 @@ def _outcome(plan: Plan, run_dir: Path, ended: Ended) -> Outcome:
         return Outcome("failed", values, "diverged", f"{' and '.join(missing)} at the end: not a number")
     assert ended.status in ("finished", "pruned")
     return Outcome("pruned" if ended.status == "pruned" else "finished", values)
-
-
-def command_of(overrides: list[str], config_dir: str | None) -> list[str]:
-    """What repeats a run."""
-    flags = [] if config_dir is None else [f"--config-dir={config_dir}"]
-    return ["gan-lab", "train", *flags, *overrides]

@@ -261,7 +261,7 @@ def test_a_sweeps_report_lies_in_its_directory(tmp_path, monkeypatch):
 
     assert files == [Path("sweep") / name for name in ("report.html", "report.md", "trials.csv")]
     words = Page(files[0]).text
-    assert "gan-lab train --config-dir sweep/conf experiment=best" in words
+    assert "gan-lab train --config-dir=sweep/conf experiment=best" in words
     assert "batch_size: 32" in words
     assert "2 not started" in words
     assert "gan-lab train -m loss=vanilla,hinge" in words

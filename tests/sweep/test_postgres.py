@@ -63,8 +63,11 @@ def study_in(sweep_dir: Path, url: str, **changes: Any) -> Study:
         "objectives": {"fd": "minimize"},
         "num_trials": NUM_TRIALS,
         "sampler": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 4},
+        "pruner": None,
         "storage": url,
         "study_name": "search",
+        "seed": 0,
+        "budget_images": 1000,
         "stale_seconds": 2.0,
     }
     return Study(**(settings | changes))

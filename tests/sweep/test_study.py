@@ -60,6 +60,11 @@ def made(tmp_path: Path) -> Iterator[Callable[..., Study]]:
             "objectives": {"fd": "minimize"},
             "num_trials": 3,
             "sampler": {"_target_": "optuna.samplers.RandomSampler"},
+            "pruner": None,
+            "storage": None,
+            "study_name": "search",
+            "seed": 0,
+            "budget_images": 200_000,
         }
         studies.append(Study(**(settings | changes)))
         return studies[-1]
@@ -225,7 +230,6 @@ def test_other_tools_read_the_study(made: Callable[..., Study], tmp_path: Path) 
 def test_directories_of_any_name(made: Callable[..., Study], name: str, tmp_path: Path) -> None:
     study = made(where=name, num_trials=1)
     all_of(study)
-    assert study.name == name
     assert (tmp_path / name / "study.journal").is_file()
     study.close()
     (tmp_path / name).rename(tmp_path / "moved")
@@ -244,7 +248,6 @@ def test_a_search_that_is_stopped_again_and_again_suggests_the_same(made: Callab
         "parameters": CHOICES if name == "grid" else SPACE,
         "num_trials": 6 if name == "gp" else 10,
         "sampler": option("sampler", name, **early.get(name, {})),
-        "study_name": "search",
         "seed": 5,
     }
     at_once = all_of(made(where="one", **settings))
@@ -457,7 +460,7 @@ def run(study: Study, value: float, steps: range = range(1, 11)) -> int:
 
 
 def test_successive_halving_ends_what_is_not_in_the_best_third(made: Callable[..., Study]) -> None:
-    study = made(num_trials=8, pruner=option("pruner", "successive_halving"), budget_images=200_000)
+    study = made(num_trials=8, pruner=option("pruner", "successive_halving"))
     assert [run(study, value) for value in (3.0, 5.0, 4.0, 1.0, 6.0, 2.0, 0.5, 1.5)] == [10, 1, 1, 10, 1, 3, 10, 1]
     assert numbers(study) == {"finished": 3, "pruned": 5}
     assert study.best() == [6]
@@ -465,23 +468,15 @@ def test_successive_halving_ends_what_is_not_in_the_best_third(made: Callable[..
 
 def test_successive_halving_judges_again_later(made: Callable[..., Study]) -> None:
     """At 10, 30 and 90 %: a run that starts well and grows bad ends at the next point."""
-    study = made(num_trials=3, pruner=option("pruner", "successive_halving"), budget_images=200_000)
+    study = made(num_trials=3, pruner=option("pruner", "successive_halving"))
     assert run(study, 2.0) == 10
     trial = claimed(study)
     answers = [study.report(trial, 20000 * step, {"fd": 1.0 if step < 3 else 5.0}) for step in range(1, 5)]
     assert answers == [True, True, False, False]
 
 
-@pytest.mark.parametrize("name", ["successive_halving", "hyperband"])
-def test_without_a_budget_pruning_follows_the_first_run(made: Callable[..., Study], name: str) -> None:
-    study = made(num_trials=12, pruner=option("pruner", name), study_name="search")
-    ends = [run(study, value) for value in range(12)]
-    assert ends[0] == 10
-    assert ends.count(1) >= 4
-
-
 def test_hyperband_ends_some(made: Callable[..., Study]) -> None:
-    study = made(num_trials=12, pruner=option("pruner", "hyperband"), budget_images=200_000, study_name="search")
+    study = made(num_trials=12, pruner=option("pruner", "hyperband"))
     ends = [run(study, value) for value in range(12)]
     assert ends[0] == 10
     assert {1, 3} <= set(ends)  # halvings that begin at different times
@@ -489,13 +484,13 @@ def test_hyperband_ends_some(made: Callable[..., Study]) -> None:
 
 
 def test_median_ends_the_worse_half_after_its_warm_up(made: Callable[..., Study]) -> None:
-    study = made(num_trials=6, pruner=option("pruner", "median", num_startup_trials=3), budget_images=200_000)
+    study = made(num_trials=6, pruner=option("pruner", "median", num_startup_trials=3))
     assert [run(study, value) for value in (1.0, 2.0, 3.0, 2.5, 1.5, 9.0)] == [10, 10, 10, 2, 10, 2]
 
 
 def test_of_an_objective_that_is_maximised_the_small_ones_end(made: Callable[..., Study]) -> None:
     median = option("pruner", "median", num_startup_trials=1, warm_up_share=0.3)
-    study = made(num_trials=3, pruner=median, objectives={"fd": "maximize"}, budget_images=200_000)
+    study = made(num_trials=3, pruner=median, objectives={"fd": "maximize"})
     assert [run(study, value) for value in (5.0, 1.0, 7.0)] == [10, 3, 10]
     assert study.best() == [2]
 
@@ -517,7 +512,7 @@ def test_values_that_are_no_numbers_are_not_reported(made: Callable[..., Study])
 
 
 def test_a_trial_resumed_after_it_was_to_end_ends(made: Callable[..., Study]) -> None:
-    settings: dict[str, Any] = {"pruner": option("pruner", "successive_halving"), "budget_images": 200_000}
+    settings: dict[str, Any] = {"pruner": option("pruner", "successive_halving")}
     study = made(**settings)
     run(study, 1.0)
     trial = claimed(study)
@@ -725,7 +720,7 @@ def shared(made: Callable[..., Study], tmp_path: Path) -> Callable[..., Study]:
 
     def make(where: str, **changes: Any) -> Study:
         storage = f"sqlite:///{tmp_path}/shared.db"
-        return made(where=where, **({"storage": storage, "study_name": "search", "stale_seconds": 1.5} | changes))
+        return made(where=where, **({"storage": storage, "stale_seconds": 1.5} | changes))
 
     return make
 

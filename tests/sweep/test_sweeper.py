@@ -16,9 +16,9 @@ from test_cli import SMALL, Result, called, done
 
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import plain
-from gan_lab.files import read_json
+from gan_lab.files import read_json, write_json
 from gan_lab.sweep.results import best_of, experiment_file
-from gan_lab.sweep.sweeper import identity
+from gan_lab.sweep.sweeper import identity, unfinished
 
 HERE = Path(__file__).parent
 FAILING = ["++dataset._target_=failing.failing", "hydra.sweep.dir=sweep"]
@@ -221,6 +221,19 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("hydra.sweeper.sampler=null", "a search needs one, such as hydra/sweeper/sampler=tpe"),
+        ("+hydra.sweeper.pruner.budget_images=3", "this is set by the program; remove it"),
+    ],
+)
+def test_wrong_settings_of_a_search_are_named(setting: str, problem: str, tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="needs the extra optuna")
+    result = sweep(tmp_path, "optimizer.lr=interval(1e-4,1e-3)", "hydra/sweeper=optuna", setting)
+    assert (result.code, result.err) == (2, f"error: {setting.lstrip('+')}: {problem}\n")
+
+
 def test_a_search_without_optuna_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     result = sweep(tmp_path, "optimizer.lr=interval(1e-4,1e-3)", "hydra/sweeper=optuna", "hydra.sweep.dir=sweep")
@@ -324,8 +337,43 @@ def test_the_fastest_run_wins(tmp_path: Path) -> None:
 
 
 def test_identity_is_what_is_run_not_where() -> None:
-    one = identity(["seed=1,2", "loss=hinge", "hydra/launcher=joblib", "hydra.sweeper.n_jobs=3"])
-    assert one == identity(["loss=hinge", "seed=1,2", "hydra.sweep.dir=there", "hydra.sweeper.num_trials=50"])
-    assert one == identity(["++loss=hinge", "seed=1,2"])
-    assert one != identity(["loss=hinge", "seed=1,2,3"])
-    assert one != identity(["loss=hinge", "seed=1,2", "hydra/sweeper=optuna"])
+    one = identity(["seed=1,2", "loss=hinge", "hydra/launcher=joblib", "hydra.sweeper.n_jobs=3"], None)
+    assert one == identity(["loss=hinge", "seed=1,2", "hydra.sweep.dir=there", "hydra.sweeper.num_trials=50"], None)
+    assert one == identity(["++loss=hinge", "seed=1,2"], None)
+    assert one != identity(["loss=hinge", "seed=1,2,3"], None)
+    assert one != identity(["loss=hinge", "seed=1,2", "hydra/sweeper=optuna"], None)
+
+
+def test_a_sweep_over_other_groups_of_the_users_own_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    overrides, folder = ["loss=mine", "seed=1,2"], Path("outputs", "sweeps", "2026-01-31_12-00-00")
+    write_json(folder / "sweep.json", {"identity": identity(overrides, "conf"), "status": "interrupted"})
+    assert unfinished(overrides, "conf") == unfinished(overrides, str(tmp_path / "conf")) == folder
+    assert unfinished(overrides, "other") is None
+    assert unfinished(overrides, None) is None
+
+
+@pytest.mark.parametrize("flag", [["-cd=own"], ["--config-di", "own"]])
+def test_a_sweep_reaches_the_users_own_groups(flag: list[str], tmp_path: Path) -> None:
+    """However the flag is spelt; the commands that it shows can be repeated from anywhere."""
+    own = tmp_path / "own"
+    (own / "loss").mkdir(parents=True)
+    (own / "loss" / "mine.yaml").write_text("defaults:\n  - hinge\nwarmup_kimg: 0.001\n")
+    result = sweep(tmp_path, *flag, "loss=mine", "seed=1,2", "hydra.sweep.dir=sweep")
+    assert result.code == 0, result.err
+    assert [trial["status"] for trial in trials(tmp_path / "sweep")] == ["finished", "finished"]
+    assert f"  again: gan-lab train --config-dir={own} " in result.err
+    content = read_json(tmp_path / "sweep" / "sweep.json")
+    assert (content["config_dir"], content["status"]) == (str(own), "finished")
+    assert content["command"].startswith(f"gan-lab train --config-dir={own} -m ")
+
+    best = Path("sweep", "conf", "experiment", "best.yaml")
+    again = (
+        f"as an experiment file: gan-lab train --config-dir={own} experiment=best, with {best} in {own}/experiment\n"
+    )
+    assert again in result.err
+    assert f"put it into {own}/experiment" in (tmp_path / "sweep" / "report.md").read_text()
+    (own / "experiment").mkdir()
+    shutil.copy(tmp_path / best, own / "experiment")
+    shown = done("train", *flag, "experiment=best", "--cfg", "job", cwd=tmp_path).out
+    assert yaml.safe_load(shown)["loss"]["warmup_kimg"] == 0.001

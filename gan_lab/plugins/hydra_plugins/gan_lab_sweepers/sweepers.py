@@ -19,9 +19,11 @@ class GridSweeper(Sweeper):
         self.composed = (config, hydra_context, task_function)
 
     def sweep(self, arguments: list[str]) -> None:
+        from gan_lab.errors import debugging
         from gan_lab.sweep.sweeper import run_sweep
 
-        run_sweep(self.kind, arguments, *self.composed)
+        with debugging(self.composed[0]):
+            run_sweep(self.kind, arguments, *self.composed)
 
 
 class OptunaSweeper(GridSweeper):
