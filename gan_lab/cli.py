@@ -208,7 +208,7 @@ def _task(cfg):  # Hydra reads the signature of its task function
 
     run_dir = _short(Path(HydraConfig.get().runtime.output_dir))
     try:
-        with debugging(cfg):
+        with debugging(cfg.get("debug", False)):
             train(cfg, run_dir)
     except Exception as error:
         raise _Failed(error) from error
@@ -272,7 +272,7 @@ def _resume(arguments: list[str]) -> None:
     from gan_lab.run import resume
 
     configure_logging(run_dir)
-    with debugging(cfg):
+    with debugging(cfg.get("debug", False)):
         resume(run_dir, cfg)
     print(f"run: {_short(run_dir)}", flush=True)
 

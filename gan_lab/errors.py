@@ -1,8 +1,7 @@
 """The two errors a user may cause, whose text the command line prints without a traceback; and what else ends a run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 
 class ConfigError(ValueError):
@@ -29,12 +28,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def debugging(cfg: Mapping[Any, Any]) -> Iterator[None]:
-    """Errors inside are marked for the command line to show their traceback, where the configuration has debug=true."""
+def debugging(is_asked_for: bool) -> Iterator[None]:
+    """Errors inside are marked for the command line to show their traceback, where the configuration asks for it."""
     try:
         yield
     except Exception as error:
-        error.debug = cfg.get("debug", False)  # type: ignore[attr-defined]
+        error.debug = is_asked_for  # type: ignore[attr-defined]
         raise
 
 

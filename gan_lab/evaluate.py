@@ -63,7 +63,7 @@ def evaluate(request: Evaluation, overrides: list[str], config_dir: str | None =
         register_resolvers()
         run_dir = find_run(request.run)
         cfg = changed_config(run_dir, overrides, config_dir)
-        with debugging(cfg):
+        with debugging(cfg.get("debug", False)):
             result = evaluate_run(request, configuration.check(cfg), run_dir)
         card = result["card"]
         name = f"{request.weights}-{card['images_seen']:09d}-seed{card['noise_seed']}-{result['card_id']}.json"

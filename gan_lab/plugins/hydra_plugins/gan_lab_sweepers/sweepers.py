@@ -22,7 +22,7 @@ class GridSweeper(Sweeper):
         from gan_lab.errors import debugging
         from gan_lab.sweep.sweeper import run_sweep
 
-        with debugging(self.composed[0]):
+        with debugging(self.composed[0].get("debug", False)):
             run_sweep(self.kind, arguments, *self.composed)
 
 
