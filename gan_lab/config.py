@@ -518,17 +518,15 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     yield from _check_objective(config)
 
 
-TELL_COPIES = ("nearest_train_ratio", "authentic")
-"""The metrics of memorisation: no measure of quality."""
-
-
 def _check_objective(config: Mapping[str, Any], data: "Data | None" = None) -> Iterator[str]:
     """Whether the objective is measured; without the data, as far as their source tells."""
+    from gan_lab.evaluation import MEASURES
+
     objective = config.get("objective")
     names = ("auto", "null", *TRAINING_METRICS, *_evaluated(config, data))
     if objective is not None and objective not in names:
         yield f"objective={objective} is not measured by this run; {nearest(objective, names)}"
-    elif objective in TELL_COPIES:
+    elif objective in MEASURES["memorisation"].larger_is_better:
         yield (
             f"objective={objective} tells copies of training images from other fakes, and is best for noise; "
             "use a distance, or objective=auto"

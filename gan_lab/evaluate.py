@@ -85,7 +85,7 @@ def evaluate_run(request: Evaluation, config: RunConfig, run_dir: Path) -> dict[
     data = configuration.build_data(config)
     same_classes = data.classes is not None and list(data.classes) == trained.content.get("classes")
     conditional = trained.space.conditioning.gives_labels and same_classes
-    training = None if config.num_training_images is None else some_of(data, config.num_training_images)
+    training = some_of(data, config.num_training_images)
     evaluator = _evaluator(request, config, device, data, conditional=conditional, training=training)
     shape, expected = tuple(trained.content["sample_shape"]), tuple(evaluator.data.samples.shape[1:])
     if shape != expected:

@@ -133,12 +133,13 @@ Values = Mapping[str, float]
 class Measure:
     """A metric. names: those of its values; none where the facts do not allow it. values: by name; none where a floor
     cannot be measured. larger_is_better: of these names; of every other, less is. of_labels: of fakes that were asked
-    for by label."""
+    for by label. needs_unseen: the floor is that of held-out reals, where there are some."""
 
     names: Callable[[Facts], Sequence[str]]
     values: Callable[["Evaluator", Sides], Values]
     larger_is_better: Sequence[str] = ()
     of_labels: bool = False
+    needs_unseen: bool = False
 
 
 def _always(*names: str) -> Callable[[Facts], Sequence[str]]:
@@ -276,6 +277,7 @@ MEASURES: dict[Metric, Measure] = {
         _names_of_memorisation,
         _memorisation,
         larger_is_better=("nearest_train_ratio", "authentic"),
+        needs_unseen=True,
     ),
     "diversity": Measure(_always("diversity"), _diversity, larger_is_better=("diversity",)),
     "labels": Measure(
@@ -283,6 +285,7 @@ MEASURES: dict[Metric, Measure] = {
         _label_accuracy,
         larger_is_better=("label_accuracy",),
         of_labels=True,
+        needs_unseen=True,
     ),
     "class_frechet": Measure(
         lambda facts: ("class_fd",) if facts.conditional and facts.kind != "none" else (),
@@ -296,9 +299,6 @@ MEASURES: dict[Metric, Measure] = {
         of_labels=True,
     ),
 }
-
-OF_UNSEEN: tuple[Metric, ...] = ("memorisation", "labels")
-"""Metrics whose floors held-out reals decide, in part or in whole."""
 
 PUBLISHED = {"fd": "fid", "kd": "kid", "class_score": "inception_score"}
 """What figures of the published extractor alone are called."""
@@ -510,7 +510,7 @@ class Evaluator:
     def __post_init__(self) -> None:
         if not self.conditional:
             self.metrics = tuple(metric for metric in self.metrics if not MEASURES[metric].of_labels)
-        if "memorisation" not in self.metrics:
+        if self.training is self.data or "memorisation" not in self.metrics:
             self.training = None
 
     @property
@@ -588,7 +588,8 @@ class Evaluator:
 
     def _unseen(self, real: Mapping[str, Any]) -> Sides | None:
         """Held-out reals in place of fakes, where a metric's floor needs them."""
-        asked = any(MEASURES[metric].names(self.facts) for metric in self.metrics if metric in OF_UNSEEN)
+        measures = [MEASURES[metric] for metric in self.metrics]
+        asked = any(measure.needs_unseen and measure.names(self.facts) for measure in measures)
         if self.held_out is None or self.extractor is None or not asked:
             return None
         order = torch.randperm(len(self.held_out.samples), generator=torch.Generator().manual_seed(self.seed))
@@ -684,8 +685,11 @@ class DomainsEvaluator(Evaluator):
     def _each(self) -> Evaluator:
         assert self.data.parts is not None
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
-        held_out = None if self.held_out is None else self.held_out.parts
-        return Evaluator(**settings | {"data": self.data.parts, "held_out": held_out, "training": None})
+        held_out, training = None if self.held_out is None else self.held_out.parts, None
+        if self.training is not None:
+            seen = torch.cat(domains(self.training.samples))
+            training = self.data.parts._replace(samples=seen, labels=None, samples_key=None)
+        return Evaluator(**settings | {"data": self.data.parts, "held_out": held_out, "training": training})
 
     @property
     def extractor(self) -> Extractor | None:

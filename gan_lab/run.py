@@ -138,7 +138,7 @@ def fit_once(
 
     data = configuration.build_data(config)
     configuration.check_data(config, data)
-    training = data if config.num_training_images is None else some_of(data, config.num_training_images)
+    training = some_of(data, config.num_training_images)
     sample_shape = tuple(data.samples.shape[1:])
     shares = label_shares(training)
     gan = configuration.build_gan(config, sample_shape, shares)

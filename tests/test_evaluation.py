@@ -437,6 +437,16 @@ def test_memorisation_is_of_what_was_trained_on_not_of_all_data(cache):
     assert "training_data" not in of_digits(cache, ("frechet",), training=training).card
 
 
+def test_memorisation_of_two_domains_is_of_the_images_of_both_that_were_trained_on(cache):
+    data = coupled_digits()
+    pairs = of_pairs(cache, ("memorisation",))
+    part = of_pairs(cache, ("memorisation",), training=some_of(data, 144))
+    fakes = data.samples[:NUM]
+    assert pairs.score(fakes)["authentic"] == 0
+    assert part.score(fakes)["authentic"] > 0.2  # most of these pairs were not trained on
+    assert part.score(some_of(data, 144).samples.repeat(3, 1, 1, 1)[:NUM])["authentic"] == 0
+
+
 def test_the_floor_of_memorisation_is_that_of_held_out_images(cache):
     evaluator = of_digits(cache)
     chosen = torch.randperm(355, generator=torch.Generator().manual_seed(0))[:NUM]

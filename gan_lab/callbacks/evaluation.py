@@ -91,7 +91,7 @@ class Evaluate(Callback):
                 module.split,
                 gan.device,
                 conditional=gan.conditioning.gives_labels,
-                training=None if module.data is module.reference else module.data,
+                training=module.data,
             )
             self._evaluator.prepare()
             gan.setup_seconds += time.monotonic() - before

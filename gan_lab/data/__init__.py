@@ -66,8 +66,10 @@ def label_shares(data: Data) -> Tensor | None:
     return torch.bincount(data.labels, minlength=len(data.classes)).double().div(len(data.labels)).float()
 
 
-def some_of(data: Data, num: int) -> Data:
-    """`num` samples of the data set with their labels, chosen by chance, the same for every run."""
+def some_of(data: Data, num: int | None) -> Data:
+    """`num` samples of the data set with their labels, chosen by chance, the same for every run; None: the data set."""
+    if num is None:
+        return data
     if num > len(data.samples):
         raise ConfigError(
             f"num_training_images={num}: the data set has {len(data.samples)}; use at most so many, or null"
