@@ -189,7 +189,8 @@ class GAN(LightningModule):
         self.streams.seed_layers(self.images_seen * self.world_size + self.rank)
         self.calls.begin_cycle()
         self.scheduled = self.schedules.at(self.images_seen, self.budget_images)
-        alternating(self, real, labels)
+        with self.casts_kept():
+            alternating(self, real, labels)
         images = self.images_seen - self.images_before
         half_life = self.ema_half_life_images * self.scheduled.half_life_factor
         decay = ema_decay(images, self.images_seen, half_life, self.ema_rampup)
@@ -231,10 +232,16 @@ class GAN(LightningModule):
         return latents[:, self.latent_space.dim :]
 
     def autocast(self) -> AbstractContextManager[None]:
-        """Lower precision for the networks' passes; losses, penalties and averages stay in float32."""
+        """Lower precision for the networks' passes, and so for the gradients that penalties take through them; losses,
+        the penalties' norms, weights and averages stay in float32."""
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast_dtype)
+
+    def casts_kept(self) -> AbstractContextManager[None]:
+        """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes."""
+        # The outermost context clears autocast's cache; `Player.step` does when it has moved weights.
+        return nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, enabled=False)
 
     def generate(self, latents: Tensor) -> Tensor:
         """Fakes in float32 from the generator as it is being trained."""
@@ -282,19 +289,8 @@ class GAN(LightningModule):
 
         return Passes(judge, read=partial(self.read, codes=codes), together=self._one_pass)
 
-    def penalty(
-        self,
-        passes: Passes,
-        real: Tensor,
-        fake: Tensor,
-        part: slice,
-        codes: Tensor | None = None,
-        augmented: Transform = as_it_is,
-    ) -> Tensor | None:
-        """The sum of the penalties' means over the micro-batch; None where there is none in this step.
-
-        In float32: where the networks pass in lower precision, penalties have passes of their own.
-        """
+    def penalty(self, passes: Passes, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
+        """The sum of the penalties' means over the micro-batch; None where there is none in this step."""
         penalties = [penalty for penalty in self.penalties.values() if self.d_steps % every_steps(penalty) == 0]
         if not penalties:
             return None
@@ -305,13 +301,9 @@ class GAN(LightningModule):
             whole = self.streams.uniform((self.batch_size // self.packing, *shape[1:]), "penalty", self.d_steps)
             return whole[rows]
 
-        discriminator = passes
-        if self.autocast_dtype is not None:
-            judge = partial(self._judge, self.discriminator, codes=codes, augmented=augmented)
-            discriminator = Passes(judge, read=partial(self.read, codes=codes), together=self._one_pass)
         for batch in (real, fake):
             batch.requires_grad_()
-        values = [penalty(discriminator, real, fake, uniform).mean() for penalty in penalties]
+        values = [penalty(passes, real, fake, uniform).mean() for penalty in penalties]
         return torch.stack(values).sum() * self.scheduled.penalty_factor
 
     def told_batch(self) -> tuple[Tensor, Tensor] | None:

@@ -2,7 +2,7 @@
 
 All have the form penalty(discriminator, real, fake, uniform, *, weight) -> (N,): `discriminator` maps a batch to logits
 (N,); `real` and `fake` (N, ...) have any shape and carry no graph; `uniform(shape)` draws from U[0, 1). Norms are taken
-per sample over all other dimensions. The result keeps its graph (double backward): do not compile, do not autocast.
+per sample over all other dimensions. The result keeps its graph (double backward): do not compile.
 
 With `every` above 1 the program calls a penalty only at every so-many-th update of D, and the penalty multiplies itself
 by `every`, so that its mean effect stays (lazy regularization, Karras et al. 2020, StyleGAN2, appendix B; there with 16

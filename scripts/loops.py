@@ -197,8 +197,8 @@ def tight_steps(parts: Parts) -> Iterator[int]:
         with cast():
             return generator(torch.randn(size, latent_dim, device=device)).float()
 
-    def judge(real: Tensor, fake: Tensor, dtype_on: bool) -> tuple[Tensor, Tensor]:
-        with torch.autocast(device.type, dtype, enabled=dtype_on and dtype is not None):
+    def judge(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        with cast():
             if one_pass:
                 logits = discriminator(torch.cat([real, fake])).float()
                 return logits[:size], logits[size:]
@@ -212,18 +212,17 @@ def tight_steps(parts: Parts) -> Iterator[int]:
             fake = drawn.detach()
             if shares:
                 real, fake = real.requires_grad_(), fake.requires_grad_()
-            real_logits, fake_logits = judge(real, fake, True)
+            real_logits, fake_logits = judge(real, fake)
             loss = discriminator_loss(name, real_logits, fake_logits)
             if shares:
-                if dtype is not None:
-                    real_logits, fake_logits = judge(real, fake, False)
                 inputs = [real, fake] if "r1_r2" in weights else [real]
                 total = real_logits.sum() + (fake_logits.sum() if "r1_r2" in weights else 0.0)
                 gradients = torch.autograd.grad(total, inputs, create_graph=True)
                 weight = weights.get("r1_r2", weights.get("r1", 0.0))
                 loss = loss + weight / 2 * sum(one.square().sum() for one in gradients) / size
             if "wgan_gp" in weights:
-                loss = loss + interpolation_penalty(discriminator, real, fake, weights["wgan_gp"])
+                with cast():
+                    loss = loss + interpolation_penalty(discriminator, real, fake, weights["wgan_gp"])
             loss.backward(inputs=discriminator_weights)
             discriminator_optimizer.step()
             discriminator_optimizer.zero_grad()

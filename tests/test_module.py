@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 import torch
 from conftest import assert_same
 from tiny import BATCH_SIZE, METHODS, copy_of, cycle_of, fit, points, ready, same_weights, sgd, tiny_gan
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gan_lab.losses import hinge, wasserstein
 from gan_lab.module import GAN
@@ -106,16 +108,6 @@ def test_an_update_passes_each_batch_once_and_has_the_gradient_of_separate_passe
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-def test_in_lower_precision_penalties_have_passes_of_their_own():
-    gan = ready(tiny_gan(penalties=[partial(r1_r2, weight=1.0)], autocast_dtype=torch.bfloat16))
-    seen: list[tuple[int, torch.dtype]] = []
-    gan.discriminator.layers[1].register_forward_hook(
-        lambda module, inputs, output: seen.append((len(output), output.dtype))
-    )
-    update_discriminator(gan, cycle_of(gan)[:BATCH_SIZE])
-    assert seen == [(16, torch.float32), (16, torch.bfloat16)]
-
-
 # ---------------------------------------------------------------------- precision
 
 
@@ -140,12 +132,45 @@ def test_bfloat16_is_for_the_networks_only():
     assert inner == [torch.bfloat16]
 
     every = slice(0, BATCH_SIZE)
-    penalties = [
+    penalty, penalty_full = (
         gan.penalty(passes, real, fake_full, every) for gan, passes in ((low, low_passes), (full, full_passes))
-    ]
-    assert penalties[0].dtype == torch.float32
-    assert torch.equal(penalties[0], penalties[1])
-    assert inner == [torch.bfloat16, torch.float32]
+    )
+    assert inner == [torch.bfloat16, torch.bfloat16]
+    assert penalty.dtype == torch.float32
+    torch.testing.assert_close(penalty, penalty_full, rtol=0.02, atol=0.02)
+    assert not torch.equal(penalty, penalty_full)
+
+
+class Conversions(TorchDispatchMode):
+    """How often each of a network's weights is converted to bfloat16."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.counts = {parameter.data_ptr(): 0 for parameter in network.parameters()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        converted = func is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.bfloat16
+        if converted and args[0].data_ptr() in self.counts:
+            self.counts[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "times"), [("vanilla", 2), ("wgan_gp", 6)])
+def test_weights_are_converted_once_between_updates_and_anew_after_each(name, times):
+    def trained(kept: bool) -> tuple[GAN, list[int]]:
+        gan = ready(tiny_gan(**METHODS[name], autocast_dtype=torch.bfloat16, optimizer=sgd(0.1)))
+        if not kept:
+            gan.casts_kept = nullcontext
+        with Conversions(gan.discriminator) as conversions:
+            for _ in range(3):
+                gan.training_step(cycle_of(gan), 0)
+        return gan, list(conversions.counts.values())
+
+    begun, (kept, counts), (anew, more) = tiny_gan(**METHODS[name]), trained(True), trained(False)
+    assert set(counts) == {3 * times}  # each update of D, and each of G
+    assert (more == counts) == (name == "vanilla")  # where a penalty has a pass of its own, that would have converted
+    start, end, other_end = (torch.cat([p.detach().flatten() for p in gan.parameters()]) for gan in (begun, kept, anew))
+    assert (end - other_end).norm() < 0.03 * (end - start).norm()
 
 
 def test_a_cycle_in_bfloat16_keeps_weights_averages_and_records_in_float32_near_the_full_ones():

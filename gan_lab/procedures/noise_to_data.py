@@ -53,7 +53,7 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None, w
         real_part = gan.pack(real[part])
         passes = gan.passes(codes, augmented)
         # The penalty first: the loss then shares its passes through D.
-        penalty = gan.penalty(passes, real_part, fake_part, part, codes, augmented)
+        penalty = gan.penalty(passes, real_part, fake_part, part)
         told_part = [] if told is None else [told[0][part]]
         real_outputs, fake_outputs, *told_outputs = passes.outputs(real_part, fake_part, *told_part)
         real_logits, fake_logits = passes.logits(real_part, fake_part)
