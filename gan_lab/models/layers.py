@@ -63,7 +63,8 @@ class Dropout(nn.Dropout):
             return super().forward(inputs)
         draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        return inputs * (bits < num_kept - 2**15).to(inputs.dtype).mul_(2**16 / num_kept)
+        kept = torch.empty(inputs.shape, dtype=inputs.dtype)  # 0 or 1; made of truth values: four times as slow
+        return inputs * torch.lt(bits, num_kept - 2**15, out=kept).mul_(2**16 / num_kept)
 
 
 class MinibatchStd(nn.Module):
