@@ -49,10 +49,19 @@ class Running:
 
     def seconds_left(self, now: float) -> float | None:
         """By its speed since this process first saw it; None before there is one."""
+        at, whole = finite(self.live.get("at")), self._seconds_at_its_speed()
+        return None if at is None or whole is None else max((1 - self.share) * whole - (now - at), 0.0)
+
+    def seconds(self, now: float) -> float | None:
+        """That it takes from its beginning, by its speed, and no less than it has taken; None before there is one."""
+        whole = self._seconds_at_its_speed()
+        return None if whole is None or self.first_at is None else max(whole, now - self.first_at)
+
+    def _seconds_at_its_speed(self) -> float | None:
         at, gained = finite(self.live.get("at")), self.share - self.first_share
         if self.first_at is None or at is None or at - self.first_at < 1 or gained <= 0:
             return None
-        return max((1 - self.share) * (at - self.first_at) / gained - (now - at), 0.0)
+        return (at - self.first_at) / gained
 
 
 class Monitor:
@@ -232,12 +241,11 @@ class Monitor:
         if total is None or not alive:
             return None
         each = [trial.seconds_left(now) for trial in alive]
-        known = [seconds for seconds in each if seconds is not None]
+        known = [seconds for trial in alive if (seconds := trial.seconds(now)) is not None]
         if self._ended and self._seconds > 0:
             mean = self._seconds / len(self._ended)
         elif known:
-            whole = [seconds / (1 - trial.share) for seconds, trial in zip(each, alive, strict=True) if seconds]
-            mean = sum(whole) / max(len(whole), 1)
+            mean = sum(known) / len(known)
         else:
             return None
         rest = [

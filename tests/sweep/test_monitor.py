@@ -260,6 +260,9 @@ def test_before_the_first_end_the_running_ones_tell(sweep: Sweep, clock: Any) ->
         sweep.runs(number, 0.25, at=10)  # 40 seconds each
     watched()
     assert watched.monitor.seconds_left() == pytest.approx((2 * 30 + 8 * 40) / 2)
+    clock(50)  # both have gone on, unheard: their last evaluation is a long one
+    watched()
+    assert watched.monitor.seconds_left() == pytest.approx(8 * 50 / 2)
 
 
 def test_a_trial_that_is_silent_is_not_counted_on(sweep: Sweep, clock: Any) -> None:
