@@ -429,7 +429,8 @@ def test_memorisation_is_of_what_was_trained_on_not_of_all_data(cache):
     new = digits().samples[torch.cdist(digits().samples.flatten(1).float(), key).min(dim=1).values > 0][:NUM]
     assert whole.score(new) == {"nearest_train_ratio": 0, "authentic": 0}
     assert part.score(new)["nearest_train_ratio"] == pytest.approx(1, abs=0.15)
-    assert part.score(new)["authentic"] == pytest.approx(part.floor["authentic"], abs=0.1)
+    deviation = (2 * 0.25 / NUM) ** 0.5  # at most, of the difference of two shares of NUM images each
+    assert part.score(new)["authentic"] == pytest.approx(part.floor["authentic"], abs=3 * deviation)
     copies = part.score(training.samples.repeat(3, 1, 1, 1)[:NUM])
     assert copies == {"nearest_train_ratio": pytest.approx(0, abs=1e-3), "authentic": 0}
     assert card_id(part.card) == card_id(whole.card)  # all else is comparable
