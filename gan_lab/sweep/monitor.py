@@ -241,10 +241,9 @@ class Monitor:
         if total is None or not alive:
             return None
         each = [trial.seconds_left(now) for trial in alive]
-        known = [seconds for trial in alive if (seconds := trial.seconds(now)) is not None]
         if self._ended and self._seconds > 0:
             mean = self._seconds / len(self._ended)
-        elif known:
+        elif known := [seconds for trial in alive if (seconds := trial.seconds(now)) is not None]:
             mean = sum(known) / len(known)
         else:
             return None
