@@ -153,8 +153,10 @@ class Discriminator(nn.Module):
             for _ in range(num_blocks):
                 self.levels.append(ResidualBlock(num, expansion, group_width, slope, num_blocks * len(sizes)))
         last = channels[-1]
-        self.basis = _initialised(nn.Conv2d(last, last, sizes[-1], groups=last, bias=False))
+        self.basis = nn.Parameter(torch.randn(last, sizes[-1], sizes[-1]) / sizes[-1])
         self.logit = _initialised(nn.Linear(last, num_outputs, bias=False))
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logit(self.basis(self.levels(self.image(images))).flatten(1)).squeeze(1)
+        maps = self.levels(self.image(images))
+        # As a depthwise convolution in bfloat16, its derivatives take a quarter of the training's time on a CPU.
+        return self.logit((maps * self.basis).sum(dim=(2, 3))).squeeze(1)

@@ -194,6 +194,40 @@ def test_lowpass_is_the_sum_of_neighbours_weighed_by_one_three_three_one(stride,
             torch.testing.assert_close(result[:, :, i, j], expected)
 
 
+@pytest.mark.parametrize(("stride", "padding"), [(2, 1), (1, 2), (1, 1)])
+@pytest.mark.parametrize("size", [4, 5])
+def test_lowpass_has_derivatives_of_any_order(stride, padding, size):
+    torch.manual_seed(0)
+    layer = Lowpass(2, stride=stride, padding=padding, gain=3.0).double()
+    images = torch.randn(2, 2, size, size, dtype=torch.float64, requires_grad=True)
+
+    def bent(images):  # of a linear map, the second derivative would be 0
+        return layer(images).square()
+
+    assert torch.autograd.gradcheck(layer, (images,))
+    assert torch.autograd.gradcheck(bent, (images,))
+    assert torch.autograd.gradgradcheck(bent, (images,))
+
+
+def test_lowpass_under_autocast_rounds_to_bfloat16_and_gives_its_inputs_gradients_in_their_type():
+    torch.manual_seed(0)
+    layer = Lowpass(3)
+    images = torch.randn(2, 3, 8, 8, requires_grad=True)
+    precise = layer(images)
+    (precise_gradient,) = torch.autograd.grad(precise.square().sum(), images, create_graph=True)
+    (precise_second,) = torch.autograd.grad(precise_gradient.square().sum(), images)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = layer(images)
+        (gradient,) = torch.autograd.grad(outputs.float().square().sum(), images, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.square().sum(), images)
+
+    assert outputs.dtype == torch.bfloat16
+    assert gradient.dtype == second.dtype == torch.float32
+    torch.testing.assert_close(outputs.float(), precise, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(gradient, precise_gradient, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(second, precise_second, rtol=0.03, atol=0.03)
+
+
 def test_lowpass_has_nothing_to_learn_or_to_save():
     layer = Lowpass(3)
 

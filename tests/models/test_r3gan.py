@@ -90,6 +90,18 @@ def test_the_initial_images_have_the_variance_that_resampling_leaves(num_blocks,
     assert torch.cat(values).square().mean().item() == pytest.approx(kept.item(), rel=0.15)
 
 
+def test_the_last_side_meets_one_learned_map_a_channel():
+    """As the authors' depthwise convolution of the whole side."""
+    torch.manual_seed(0)
+    discriminator = Discriminator(sample_shape=(3, 5, 5), width=8).double()
+    images = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+    maps = discriminator.levels(discriminator.image(images))
+    products = conv2d(maps, discriminator.basis[:, None], groups=8)
+
+    assert products.shape == (4, 8, 1, 1)
+    torch.testing.assert_close(discriminator(images), products.flatten(1) @ discriminator.logit.weight[0])
+
+
 def test_the_initial_logits_have_the_mean_square_of_the_images():
     torch.manual_seed(0)
     logits = []
