@@ -147,7 +147,11 @@ def _fanova(optuna: Any, runs: Sequence[Run], values: Sequence[float], common: S
             column = [shown(key, value) for value in column]
             if len(set(column)) < 2:
                 continue
-            distributions[key] = optuna.distributions.CategoricalDistribution(sorted(set(column)))
+            # In alphabetic order on a line, each as long as the others, where the forest's deep trees cut each one out:
+            # of Optuna's own columns, one for each choice, it goes through all combinations, 2^21 of 21 choices.
+            choices = sorted(set(column))
+            column = [float(choices.index(choice)) for choice in column]
+            distributions[key] = optuna.distributions.FloatDistribution(-0.5, len(choices) - 0.5)
         columns[key] = column
     if not distributions:
         return {}

@@ -47,6 +47,19 @@ def test_importances_find_what_matters(tmp_path):
     assert found.because is None
 
 
+def test_a_parameter_of_many_choices_is_explained_as_one_of_few(tmp_path):
+    """Thirty names without order; Optuna's columns, one for each, would go through 2^30 combinations."""
+    names = [f"name_{index:02}" for index in range(30)]
+    sweep = grid(
+        tmp_path / "sweep", lambda name, size: 20 + 7 * int(name[-2:]) % 30 + 0.1 * size, loss=names, batch_size=[1, 51]
+    )
+
+    (shares,) = study_of(sweep).importances.values()
+
+    between, of_size = (30**2 - 1) / 12, (0.1 * 25) ** 2  # variances of 0 to 29 in equal parts, and of the two sizes
+    assert shares["loss"] == pytest.approx(between / (between + of_size), abs=0.05)
+
+
 def test_wide_values_are_explained_by_their_logarithm(tmp_path):
     sweep = grid(tmp_path / "sweep", lambda a, b: 10.0**a * (1 + b), batch_size=[1, 2, 3, 4], model__width=[1, 2])
 
