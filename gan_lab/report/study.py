@@ -134,25 +134,24 @@ def _explain(study: Study) -> None:
 def _fanova(optuna: Any, runs: Sequence[Run], values: Sequence[float], common: Sequence[Parameter]) -> dict[str, float]:
     """Parameter -> share of the variance of `values` that it explains, the largest first."""
     distributions: dict[str, Any] = {}
-    columns: dict[str, list[Any]] = {}
+    columns: dict[str, list[float]] = {}
     for parameter in common:
         key = parameter.key
         column = [run.params[key] for run in runs]
         if parameter.is_numeric:
-            column = [float(value) for value in column]
-            if len(set(column)) < 2:
-                continue
-            distributions[key] = optuna.distributions.FloatDistribution(min(column), max(column), log=parameter.is_log)
+            places = [float(value) for value in column]
+            low, high = min(places), max(places)
         else:
-            column = [shown(key, value) for value in column]
-            if len(set(column)) < 2:
-                continue
             # In alphabetic order on a line, each as long as the others, where the forest's deep trees cut each one out:
             # of Optuna's own columns, one for each choice, it goes through all combinations, 2^21 of 21 choices.
-            choices = sorted(set(column))
-            column = [float(choices.index(choice)) for choice in column]
-            distributions[key] = optuna.distributions.FloatDistribution(-0.5, len(choices) - 0.5)
-        columns[key] = column
+            names = [shown(key, value) for value in column]
+            choices = sorted(set(names))
+            places = [float(choices.index(name)) for name in names]
+            low, high = -0.5, len(choices) - 0.5
+        if len(set(places)) < 2:
+            continue
+        distributions[key] = optuna.distributions.FloatDistribution(low, high, log=parameter.is_log)
+        columns[key] = places
     if not distributions:
         return {}
     rebuilt = optuna.create_study()
