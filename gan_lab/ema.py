@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+LARGEST_DECAY = 0.5 ** (1 / 20)
+"""The average takes weights in once it would forget so much of itself: at most twenty times within a half-life. They
+move little in between, and to read and write them all after each small batch takes several per cent of the training."""
+
 
 def ema_decay(images: int, images_seen: int, half_life_images: float, rampup: float | None) -> float:
     """How much of the old average remains after `images` more images: 0.5 ** (images / half-life).

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gan_lab.compiled import Calls, Compile, calls_of
 from gan_lab.conditioning import Conditioning
 from gan_lab.data.batches import Batch, Told
-from gan_lab.ema import Average, ema_decay
+from gan_lab.ema import LARGEST_DECAY, Average, ema_decay
 from gan_lab.losses import AdversarialLoss
 from gan_lab.models.layers import mixes_samples
 from gan_lab.optimizers import Schedule, lr_factor
@@ -131,6 +131,7 @@ class GAN(LightningModule):
 
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
+        self.images_averaged = 0  # images_seen when the average last took weights in
         self.scheduled = self.schedules.at(0, budget_images)
         self.stop_asked = False  # by a callback of this process; `Stop` makes all processes agree
         self.out_of_time = False  # set when budget_seconds are used up, by all processes after the same cycle
@@ -191,10 +192,11 @@ class GAN(LightningModule):
         self.scheduled = self.schedules.at(self.images_seen, self.budget_images)
         with self.casts_kept():
             alternating(self, real, labels)
-        images = self.images_seen - self.images_before
         half_life = self.ema_half_life_images * self.scheduled.half_life_factor
-        decay = ema_decay(images, self.images_seen, half_life, self.ema_rampup)
-        self.average.update(decay)
+        decay = ema_decay(self.images_seen - self.images_averaged, self.images_seen, half_life, self.ema_rampup)
+        if decay <= LARGEST_DECAY:
+            self.average.update(decay)
+            self.images_averaged = self.images_seen
 
     # ------------------------------------------------------------------ what a procedure uses
 
@@ -440,6 +442,7 @@ class GAN(LightningModule):
                 "discriminator": self.discriminator_player.optimizer.state_dict(),
             },
             "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
+            "images_averaged": self.images_averaged,
             "wall_seconds": self.wall_seconds,
             "recorded": {"sums": self._sums, "counts": self._counts},
             "memories": self.memories,
@@ -463,6 +466,7 @@ class GAN(LightningModule):
         counters = state["counters"]
         self.images_seen = self.images_before = counters["images_seen"]
         self.d_steps, self.g_steps = counters["d_steps"], counters["g_steps"]
+        self.images_averaged = state.get("images_averaged", self.images_seen)  # once it was after each cycle
         self.state_to_load = state | {"memories": memories}
 
     def _load_progress(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ training   images/s of three programs, each in a process of its own, that take t
            default logging; evaluation off, and what evaluation, checkpoints and pictures add). In each round every
            program trains the same number of images, in an order that rotates; figures are medians over the rounds,
            and ratios are medians of each round's ratio: a disturbance of the machine hits all three. G's step goes on
-           with the fakes of D's in all three, as `plain` loops do (loss.share_fakes=true).
+           with the fakes of D's in all three, as `plain` loops do (loss.share_fakes=true). The generator is averaged as
+           often as after the first 200 kimg of a run (ema.rampup=null).
 start      seconds from the command to the first training step, against `import pytorch_lightning, torchvision`.
 sizes      images/s for data sets of 1,000 to 1,000,000 images, and at the end of a log ten times as long.
 folder     images/s read from a folder of JPEG files: ImageFolder and DataLoader against the memory-mapped cache.
@@ -321,7 +322,8 @@ def training(options: argparse.Namespace, out: Callable[[dict[str, Any]], None],
         images = max(1, round(workload.images * options.scale))
 
         def start(program: str, *more: str, name: str = name, workload: Workload = workload) -> Child:
-            settings = settings_of(workload.overrides, options, work / f"{name}-{len(more)}", data)
+            overrides = (*workload.overrides, "ema.rampup=null")
+            settings = settings_of(overrides, options, work / f"{name}-{len(more)}", data)
             return Child(program, [*settings, *more] if program == "gan_lab" else settings[:-1], options.threads)
 
         children = {"plain": start("plain"), "tight": start("tight")}

@@ -218,6 +218,21 @@ def test_the_average_after_each_cycle_is_the_formula():
     assert not same_weights(gan.generator, copy_of(gan.generator_ema))
 
 
+@pytest.mark.parametrize(("half_life", "cycles"), [(160.0, 1), (161.0, 2), (480.0, 3), (900.0, 6)])
+def test_the_average_takes_weights_in_twenty_times_within_its_half_life(half_life, cycles):
+    gan = ready(tiny_gan(ema_half_life_images=half_life, ema_rampup=None, generator_norm="batch"))
+    average = copy_of(gan.generator)
+    for cycle in range(1, 14):
+        gan.training_step(cycle_of(gan, seed=cycle), 0)
+        if cycle % cycles == 0:
+            decay = 0.5 ** (8 * cycles / half_life)
+            for name, value in gan.generator.state_dict().items():
+                buffer = "running" in name or "num_batches" in name
+                average[name] = value.clone() if buffer else decay * average[name] + (1 - decay) * value
+        for name, value in gan.generator_ema.state_dict().items():
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+
+
 def test_the_average_changes_nothing_in_training_and_has_no_gradients():
     runs = []
     for half_life in (0.0, 1e6):
@@ -320,9 +335,10 @@ def through_a_file(state: dict) -> dict:
     [
         EVERYTHING,
         {**EVERYTHING, "optimizer": partial(rmsprop, lr=0.01)},
+        {**EVERYTHING, "ema_half_life_images": 1000.0, "ema_rampup": None},  # the average moves at the fourth cycle
         {"weight_clip": 0.05, "adversarial_loss": wasserstein(), "discriminator": {"norm": "batch"}},
     ],
-    ids=["everything", "rmsprop", "clipped"],
+    ids=["everything", "rmsprop", "long average", "clipped"],
 )
 @pytest.mark.parametrize("cycles_before", [1, 3])
 def test_a_run_put_back_from_its_state_goes_on_as_if_it_had_never_stopped(settings, cycles_before):

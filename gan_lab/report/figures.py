@@ -161,7 +161,7 @@ def seeds_figure(board: Board, number: int, style_of: dict[str, Style]) -> Figur
         "Spread over seeds",
         "A dot is a run, the bar the mean of its configuration."
         + about_floor
-        + (f" The {len(rows)} best configurations; {more} others are in the table." if more > 0 else ""),
+        + (f" The {len(rows)} best configurations; the table has {more} more." if more > 0 else ""),
         f"{metric} of each run, by configuration",
         90 + 34 * len(rows),
         data,

@@ -94,10 +94,10 @@ def run_sweep(
     sweep_dir = Path(config.hydra.sweep.dir)
     own = [text for text in config.hydra.overrides.hydra if text != "hydra.mode=MULTIRUN"]  # Hydra adds that one
     all_overrides = [*own, *arguments]
-    plan, run_name = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
+    plan, name = _planned(kind, config, arguments, all_overrides, settings, sweep_dir, num_jobs)
     sweep_dir.mkdir(parents=True, exist_ok=True)
     with _first_of(sweep_dir) as first:
-        _write_or_join(plan, run_name, all_overrides)
+        _write_or_join(plan, name, all_overrides)
         with closing(open_trials(plan)) as trials:
             if trials.num_trials != plan.num_trials:  # an earlier command asked for more, or there are not so many
                 plan = replace(plan, num_trials=trials.num_trials)
@@ -175,7 +175,7 @@ def _planned(
     sweep_dir: Path,
     num_jobs: int,
 ) -> tuple[Plan, str]:
-    """The plan of this command, and what its runs are called; nothing is written."""
+    """The plan of this command, and its name: its ready search space's, else its first run's. Writes nothing."""
     fixed, parameters = parse_space(arguments, settings.params or {}, settings.when or {})
     choices = grid_choices(parameters) if kind == "grid" else []
     config_dir = given_config_dir(config)
@@ -206,16 +206,16 @@ def _planned(
         settings=settings,
         runs_per_machine=1 if _has_own_cores(config) else num_jobs,
     )
-    return plan, run.name
+    return plan, config.hydra.runtime.choices.get("sweep") or run.name
 
 
-def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
+def _write_or_join(plan: Plan, name: str, all_overrides: list[str]) -> None:
     """Writes sweep.json, or finds that it holds the same sweep."""
-    sweep_dir, settings, name = plan.sweep_dir, plan.settings, identity(all_overrides, plan.config_dir)
+    sweep_dir, settings, same = plan.sweep_dir, plan.settings, identity(all_overrides, plan.config_dir)
     path = sweep_dir / "sweep.json"
     if path.is_file():
         content = read_json(path)
-        if content["identity"] != name:
+        if content["identity"] != same:
             raise ConfigError(
                 f"hydra.sweep.dir={sweep_dir} holds another sweep: {content['command']}; choose another directory, or "
                 f"go on with that one: gan-lab resume sweep={sweep_dir}"
@@ -225,8 +225,8 @@ def _write_or_join(plan: Plan, run_name: str, all_overrides: list[str]) -> None:
         return
     content = {
         **plan.content(),
-        "name": run_name,
-        "identity": name,
+        "name": name,
+        "identity": same,
         "arguments": all_overrides,
         "command": _shown_command(plan, all_overrides),
         "study": {"name": settings.study_name, "storage": settings.storage} if plan.kind == "optuna" else None,

@@ -377,3 +377,16 @@ def test_a_sweep_reaches_the_users_own_groups(flag: list[str], tmp_path: Path) -
     shutil.copy(tmp_path / best, own / "experiment")
     shown = done("train", *flag, "experiment=best", "--cfg", "job", cwd=tmp_path).out
     assert yaml.safe_load(shown)["loss"]["warmup_kimg"] == 0.001
+
+
+def test_a_ready_search_space_names_its_sweep(tmp_path: Path) -> None:
+    space = tmp_path / "own" / "sweep" / "seeds.yaml"
+    space.parent.mkdir(parents=True)
+    space.write_text("# @package _global_\nhydra: {sweeper: {params: {seed: '1,2'}}}\n")
+    result = sweep(tmp_path, "--config-dir=own", "sweep=seeds", "name=mine", "hydra.sweep.dir=sweep")
+    assert result.code == 0, result.err
+    assert read_json(tmp_path / "sweep" / "sweep.json")["name"] == "seeds"
+    assert (tmp_path / "sweep" / "report.md").read_text().splitlines()[0] == "# Report: seeds"
+
+    sweep(tmp_path, "seed=1,2", "name=mine", "hydra.sweep.dir=other")
+    assert read_json(tmp_path / "other" / "sweep.json")["name"] == "mine"
