@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 LARGEST_DECAY = 0.5 ** (1 / 20)
-"""The average takes weights in once it would forget so much of itself: at most twenty times within a half-life. They
-move little in between, and to read and write them all after each small batch takes several per cent of the training."""
+"""The average takes weights in once no more than this would remain of it: at most twenty times within a half-life. They
+move little in between, and to read and write them all after each small batch takes several per cent of a training."""
 
 
 def ema_decay(images: int, images_seen: int, half_life_images: float, rampup: float | None) -> float:

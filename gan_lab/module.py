@@ -131,7 +131,7 @@ class GAN(LightningModule):
 
         self.images_seen = self.d_steps = self.g_steps = 0
         self.images_before = 0  # images_seen when the current cycle began
-        self.images_averaged = 0  # images_seen when the average last took weights in
+        self.pending_decay = 1.0  # of the average, since it last took weights in
         self.scheduled = self.schedules.at(0, budget_images)
         self.stop_asked = False  # by a callback of this process; `Stop` makes all processes agree
         self.out_of_time = False  # set when budget_seconds are used up, by all processes after the same cycle
@@ -193,10 +193,11 @@ class GAN(LightningModule):
         with self.casts_kept():
             alternating(self, real, labels)
         half_life = self.ema_half_life_images * self.scheduled.half_life_factor
-        decay = ema_decay(self.images_seen - self.images_averaged, self.images_seen, half_life, self.ema_rampup)
-        if decay <= LARGEST_DECAY:
-            self.average.update(decay)
-            self.images_averaged = self.images_seen
+        images = self.images_seen - self.images_before
+        self.pending_decay *= ema_decay(images, self.images_seen, half_life, self.ema_rampup)
+        if self.pending_decay <= LARGEST_DECAY:
+            self.average.update(self.pending_decay)
+            self.pending_decay = 1.0
 
     # ------------------------------------------------------------------ what a procedure uses
 
@@ -241,7 +242,8 @@ class GAN(LightningModule):
         return torch.autocast(self.device.type, self.autocast_dtype)
 
     def casts_kept(self) -> AbstractContextManager[None]:
-        """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes."""
+        """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes; those
+        of `gan_lab.models.patches` are in each."""
         # The outermost context clears autocast's cache; `Player.step` does when it has moved weights.
         return nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, enabled=False)
 
@@ -442,7 +444,7 @@ class GAN(LightningModule):
                 "discriminator": self.discriminator_player.optimizer.state_dict(),
             },
             "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
-            "images_averaged": self.images_averaged,
+            "pending_decay": self.pending_decay,
             "wall_seconds": self.wall_seconds,
             "recorded": {"sums": self._sums, "counts": self._counts},
             "memories": self.memories,
@@ -466,7 +468,7 @@ class GAN(LightningModule):
         counters = state["counters"]
         self.images_seen = self.images_before = counters["images_seen"]
         self.d_steps, self.g_steps = counters["d_steps"], counters["g_steps"]
-        self.images_averaged = state.get("images_averaged", self.images_seen)  # once it was after each cycle
+        self.pending_decay = state.get("pending_decay", 1.0)  # older runs averaged after each cycle
         self.state_to_load = state | {"memories": memories}
 
     def _load_progress(self, state: dict[str, Any]) -> None:

@@ -218,7 +218,7 @@ def test_the_average_after_each_cycle_is_the_formula():
     assert not same_weights(gan.generator, copy_of(gan.generator_ema))
 
 
-@pytest.mark.parametrize(("half_life", "cycles"), [(160.0, 1), (161.0, 2), (480.0, 3), (900.0, 6)])
+@pytest.mark.parametrize(("half_life", "cycles"), [(159.0, 1), (161.0, 2), (479.0, 3), (900.0, 6)])
 def test_the_average_takes_weights_in_twenty_times_within_its_half_life(half_life, cycles):
     gan = ready(tiny_gan(ema_half_life_images=half_life, ema_rampup=None, generator_norm="batch"))
     average = copy_of(gan.generator)
@@ -231,6 +231,23 @@ def test_the_average_takes_weights_in_twenty_times_within_its_half_life(half_lif
                 average[name] = value.clone() if buffer else decay * average[name] + (1 - decay) * value
         for name, value in gan.generator_ema.state_dict().items():
             torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_half_life_that_rises_forgets_as_much_as_after_each_cycle():
+    """What remains of the average is the product of the cycles' own decays."""
+    gan = ready(tiny_gan(ema_half_life_images=450, ema_rampup=9.0))
+    average, pending, updates = copy_of(gan.generator), 1.0, 0
+    for cycle in range(1, 14):
+        gan.training_step(cycle_of(gan, seed=cycle), 0)
+        pending *= 0.5 ** (8 / min(450, 9 * 8 * cycle))
+        if pending < 0.5**0.05:
+            for name, value in gan.generator.state_dict().items():
+                average[name] = pending * average[name] + (1 - pending) * value
+            pending, updates = 1.0, updates + 1
+        for name, value in gan.generator_ema.state_dict().items():
+            torch.testing.assert_close(value, average[name], rtol=1e-5, atol=1e-6)
+
+    assert 2 < updates < 10
 
 
 def test_the_average_changes_nothing_in_training_and_has_no_gradients():

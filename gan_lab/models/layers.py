@@ -194,7 +194,7 @@ class UpsampledConv(nn.Conv2d):
 
 
 class HalvingConv(nn.Conv2d):
-    """(N, C, H, W) -> (N, C', H // 2, W // 2): a 4x4 convolution by 2 with padding 1, on a CPU in fewer products."""
+    """(N, C, H, W) -> (N, C', H // 2, W // 2): a 4x4 convolution by 2 with padding 1, on a CPU a faster one."""
 
     def __init__(self, num_inputs: int, num_outputs: int, *, bias: bool = True):
         super().__init__(num_inputs, num_outputs, 4, stride=2, padding=1, bias=bias)

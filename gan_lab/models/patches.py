@@ -3,9 +3,9 @@
 In bfloat16 torch takes, on a CPU, for these gradients two to three times as long as for the products themselves where
 outputs are small. The rest is torch's own.
 
-Three functions, each linear in its inputs, are each other's derivatives, of any order: `Convolution` of images and
-weight, `Transposed` of outputs and weight, `WeightGradient` of images and outputs. torch.func and forward-mode
-derivatives are not supported; torch.compile takes torch's own convolutions.
+Three functions, each linear in both of its inputs beside the bias, are each other's derivatives, of any order:
+`Convolution` of images and weight, `Transposed` of outputs and weight, `WeightGradient` of images and outputs.
+torch.func and forward-mode derivatives are not supported; torch.compile takes torch's own convolutions.
 """
 
 from typing import Any
@@ -27,14 +27,15 @@ FEWEST_CHANNEL_PAIRS = 2**9
 
 def halving_conv2d(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """conv2d(images, weight, bias, stride=2, padding=1) with a weight (K, C, 4, 4)."""
-    if images.shape[-2] % 2 == 0 and images.shape[-1] % 2 == 0 and _pays(images, weight, images[0, 0].numel() // 4):
+    height, width = images.shape[-2:]
+    if height % 2 == 0 and width % 2 == 0 and _pays(images, weight, height * width // 4):
         return Convolution.apply(*_cast(images, weight, bias))
     return conv2d(images, weight, bias, stride=2, padding=1)
 
 
 def doubling_conv2d(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """conv_transpose2d(images, weight, bias, stride=2, padding=1) with a weight (C, K, 4, 4)."""
-    if _pays(images, weight, images[0, 0].numel()):
+    if _pays(images, weight, images.shape[-2] * images.shape[-1]):
         return Transposed.apply(*_cast(images, weight, bias))
     return conv_transpose2d(images, weight, bias, stride=2, padding=1)
 
@@ -44,6 +45,8 @@ def _pays(images: Tensor, weight: Tensor, num_outputs: int) -> bool:
     if images.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     if not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") != torch.bfloat16:
+        return False
+    if images.ndim != 4 or images.dtype not in (torch.float32, torch.bfloat16):
         return False
     return num_outputs <= LARGEST_OUTPUTS and weight.shape[0] * weight.shape[1] >= FEWEST_CHANNEL_PAIRS
 

@@ -60,8 +60,8 @@ def test_every_function_has_its_first_and_second_derivatives(name, with_bias, mo
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("function", ["halving", "doubling"])
 def test_rounding_is_that_of_torchs_convolution_in_bfloat16(function, bias, calls):
-    """Outputs, gradients, and the gradients of a penalty on the first: at most one and a half times torch's own error
-    against float64, and weights' gradients that have been through a float32 sum."""
+    """Outputs, gradients, and the gradients of a penalty on the first: their error against float64 is at most one and a
+    half times torch's own."""
     torch.manual_seed(0)
     data = {"halving": (32, 64, 8, 8), "doubling": (32, 128, 4, 4)}[function]
     inputs = [randn(*data), randn(128, 64, 4, 4)]
@@ -135,6 +135,15 @@ def test_only_small_outputs_in_bfloat16_take_patches(calls):
         assert not takes_patches(HalvingConv(16, 32), torch.zeros(2, 16, 7, 8), calls)
         assert not takes_patches(HalvingConv(16, 32), small, calls, no_grad=True)
     assert not takes_patches(HalvingConv(16, 32), small, calls)
+    for dtype in (torch.float32, torch.bfloat16):
+        for layer, images in ((HalvingConv(16, 32), small), (DoublingConv(16, 32), small[:, :, :4, :4])):
+            layer, images = layer.to(dtype), images.to(dtype)
+            assert layer(images[:0]).shape == (0, *layer(images).shape[1:])
+            with in_bfloat16():
+                assert layer(images[:0]).shape == (0, *layer(images).shape[1:])
+                assert not takes_patches(layer, images[0], calls)  # no batch
+    with in_bfloat16():
+        assert not takes_patches(HalvingConv(16, 32).double(), small.double(), calls)
     with torch.autocast("cpu", torch.float16):
         assert not takes_patches(HalvingConv(16, 32), small, calls)
     with in_bfloat16():
