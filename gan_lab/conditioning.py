@@ -72,10 +72,14 @@ class Conditioning:
         """The labels (N,) that the codes ask for; None where codes are no labels of the data."""
         return None
 
-    def read(self, outputs: Tensor) -> Tensor:
-        """The class or category (N,) seen in samples whose outputs these are, of D or, where there is one, of the
-        encoder; asked for only where `reads` says so."""
+    def class_logits(self, outputs: Tensor) -> Tensor:
+        """(N, classes or categories): how likely each is in samples whose outputs these are, of D or, where there is
+        one, of the encoder; asked for only where `reads` says so."""
         raise NotImplementedError
+
+    def read(self, outputs: Tensor) -> Tensor:
+        """The class or category (N,) seen in samples whose outputs these are."""
+        return self.class_logits(outputs).argmax(dim=1)
 
     def grids(self) -> dict[str, Tensor]:
         """Pictures that show what the codes do: name -> codes (columns, num_codes) along a row of one noise."""
@@ -154,8 +158,11 @@ class AuxiliaryClassifier(Labels):
         self.num_outputs = 1 + num_classes
         self.weight = weight
 
+    def class_logits(self, outputs: Tensor) -> Tensor:
+        return outputs[:, 1:]
+
     def _error(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        return self.weight * cross_entropy(outputs[:, 1:], labels, reduction="none")
+        return self.weight * cross_entropy(self.class_logits(outputs), labels, reduction="none")
 
     def discriminator_term(self, real: Tensor, labels: Tensor | None, fake: Tensor, codes: Tensor) -> Tensor:
         assert labels is not None
@@ -163,9 +170,6 @@ class AuxiliaryClassifier(Labels):
 
     def generator_term(self, fake: Tensor, codes: Tensor) -> Tensor:
         return self._error(fake, self.labels_of(codes))
-
-    def read(self, outputs: Tensor) -> Tensor:
-        return outputs[:, 1:].argmax(dim=1)
 
 
 class SemiSupervised(Conditioning):
@@ -199,8 +203,8 @@ class SemiSupervised(Conditioning):
     def told_term(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return self.weight * cross_entropy(outputs, labels, reduction="none")
 
-    def read(self, outputs: Tensor) -> Tensor:
-        return outputs.argmax(dim=1)
+    def class_logits(self, outputs: Tensor) -> Tensor:
+        return outputs
 
 
 def _categories(draws: Tensor, num: int) -> Tensor:
@@ -251,8 +255,8 @@ class Codes(Conditioning):
     def generator_term(self, fake: Tensor, codes: Tensor) -> Tensor:
         return self._error(fake, codes)
 
-    def read(self, outputs: Tensor) -> Tensor:
-        return outputs[:, 1 : 1 + self.num_categories].argmax(dim=1)
+    def class_logits(self, outputs: Tensor) -> Tensor:
+        return outputs[:, 1 : 1 + self.num_categories]
 
     def grids(self) -> dict[str, Tensor]:
         categories = torch.eye(self.num_categories, self.num_codes)
@@ -298,8 +302,8 @@ class Cluster(Conditioning):
         errors = cross_entropy(encoded[:, -self.num_codes :], category.argmax(dim=1), reduction="none")
         return self.noise_weight * squares + self.category_weight * errors
 
-    def read(self, outputs: Tensor) -> Tensor:
-        return outputs[:, -self.num_codes :].argmax(dim=1)
+    def class_logits(self, outputs: Tensor) -> Tensor:
+        return outputs[:, -self.num_codes :]
 
     def grids(self) -> dict[str, Tensor]:
         return {"samples": torch.eye(self.num_codes)}

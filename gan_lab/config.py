@@ -440,6 +440,7 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     """What no single value shows; called when every value is right by itself."""
     discriminator, loss, accelerator = config["model"]["discriminator"], config["loss"], config["accelerator"]
     images = _layout(config["dataset"]) != "points"
+    conditioning = _conditioning(config)
     for key, node in _penalties(config):
         name = node["_target_"].rsplit(".", 1)[-1]
         penalty, _ = _import(node["_target_"], key)
@@ -452,6 +453,11 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}.every={node['every']}: on 2-D points {name} is needed at every step; use {key}.every=1"
         if getattr(penalty, "images_only", False) and not images:
             yield f"{key} ({name}) is for images, and the data set has points; use penalty=none"
+        if getattr(penalty, "needs_classes", False) and not (conditioning.reads and not conditioning.has_encoder):
+            yield (
+                f"{key} ({name}) compares the classes that D reads in images, and this D reads none; use "
+                "conditioning=infogan (categories), acgan or semi_supervised, or leave the penalty out"
+            )
     processes, accumulate = accelerator["num_processes"], config["optimizer"].get("accumulate", 1)
     packing = config["model"].get("packing", 1)
     share = processes * accumulate * packing

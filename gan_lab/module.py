@@ -291,7 +291,8 @@ class GAN(LightningModule):
             with self.autocast():
                 return self._judge(self.calls.judge, samples, codes, augmented).float()
 
-        return Passes(judge, read=partial(self.read, codes=codes), together=self._one_pass)
+        classes = self.conditioning.class_logits
+        return Passes(judge, read=partial(self.read, codes=codes), read_classes=classes, together=self._one_pass)
 
     def penalty(self, passes: Passes, real: Tensor, fake: Tensor, part: slice) -> Tensor | None:
         """The sum of the penalties' means over the micro-batch; None where there is none in this step."""

@@ -16,15 +16,17 @@ from typing import Annotated, Literal, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu
+from torch.nn.functional import affine_grid, grid_sample, kl_div, log_softmax, relu
 
-from gan_lab.constraints import Decay, NonNegativeFloat, PositiveInt, Range
+from gan_lab.constraints import Decay, Fraction, NonNegativeFloat, PositiveInt, Range
 
 Discriminator = Callable[[Tensor], Tensor]
 Uniform = Callable[[tuple[int, ...]], Tensor]
 Place = Literal["interpolated", "perturbed", "real", "fake", "real_and_fake"]
 Exponent = Annotated[float, Range(low=1)]
 """Below 1, powers and norms have no finite derivative at 0."""
+Slant = Annotated[float, Range(low=0, high=90, open_high=True)]
+"""Degrees."""
 
 
 class Passes:
@@ -32,14 +34,20 @@ class Passes:
 
     So a penalty on the gradients at real or fake samples and the loss share a pass, as in R3GAN's code. Batches that
     are asked for together go through together where `together` says that D does not mix samples. `read` makes logits
-    (N,) of D's outputs (N,) or (N, num_outputs).
+    (N,) of D's outputs (N,) or (N, num_outputs); `read_classes`, where D tells classes apart, their logits (N, K).
     """
 
     def __init__(
-        self, discriminator: Discriminator, *, read: Discriminator = lambda outputs: outputs, together: bool = True
+        self,
+        discriminator: Discriminator,
+        *,
+        read: Discriminator = lambda outputs: outputs,
+        read_classes: Discriminator = lambda outputs: outputs,
+        together: bool = True,
     ):
         self.discriminator = discriminator
         self.read = read
+        self.read_classes = read_classes
         self.together = together
         self._known: list[tuple[Tensor, Tensor]] = []
 
@@ -274,6 +282,62 @@ def _moved_indices(size: int, draws: Tensor) -> Tensor:
     places = torch.arange(size, device=draws.device) + (draws * (2 * most + 1)).long() - most
     last = size - 1
     return last - (last - places.abs()).abs()  # reflected at both ends
+
+
+def class_consistency(
+    discriminator: Passes,
+    real: Tensor,
+    fake: Tensor,
+    uniform: Uniform,
+    *,
+    degrees: NonNegativeFloat = 15.0,
+    shear: Slant = 15.0,
+    scale: NonNegativeFloat = 0.15,
+    translate: Fraction = 0.125,
+    weight: NonNegativeFloat = 0.1,
+) -> Tensor:
+    """weight * KL(p(real) || p(T(real))), where p are the probabilities of the classes or categories that D reads.
+
+    The target p(real) is fixed: its gradient is not taken, for the quickest way to agree would be to read one category
+    in everything. Self-augmented training (Hu et al. 2017, IMSAT), here of D's reading. Elastic-InfoGAN (Ojha et al.
+    2020) makes InfoGAN's categories agree in the same way, by a contrastive loss: without it nothing says that a
+    category is not how far a digit slants. Images (N, C, H, W).
+
+    T changes each image by itself, as torchvision's RandomAffine: turned by up to `degrees`, slanted by up to `shear`
+    degrees, each side e^u times as long, |u| <= `scale`, moved by up to `translate` of each side. It is bilinear; what
+    comes in from outside is the nearest pixel.
+    """
+    draws = 2 * uniform((len(real), 6)) - 1
+    distorted = _distorted(real.detach(), draws, degrees=degrees, shear=shear, scale=scale, translate=translate)
+    # The fakes only because the loss needs them too: one pass for all.
+    outputs, _, distorted_outputs = discriminator.outputs(real, fake, distorted)
+    target, found = (log_softmax(discriminator.read_classes(one), dim=1) for one in (outputs, distorted_outputs))
+    return weight * kl_div(found, target.detach(), reduction="none", log_target=True).sum(dim=1)
+
+
+class_consistency.images_only = True  # type: ignore[attr-defined]
+class_consistency.takes_gradients = False  # type: ignore[attr-defined]
+class_consistency.needs_classes = True  # type: ignore[attr-defined]
+
+
+def _distorted(
+    images: Tensor, draws: Tensor, *, degrees: float, shear: float, scale: float, translate: float
+) -> Tensor:
+    """Each image by its six numbers in [-1, 1): angle, slant, length of both sides, way in both directions.
+
+    The place (x, y) from the centre comes from S R [[1, tan(slant)], [0, 1]] (x, y) + way, S stretching, R turning.
+    """
+    angle, slant, wide, high, right, down = draws.unbind(dim=1)
+    angle, slant = angle * math.radians(degrees), (slant * math.radians(shear)).tan()
+    wide, high = (scale * wide).exp(), (scale * high).exp()
+    cosine, sine = angle.cos(), angle.sin()
+    ratio = images.shape[2] / images.shape[3]  # the grid goes from -1 to 1 along both sides, however long they are
+    rows = [
+        torch.stack([wide * cosine, wide * (cosine * slant - sine) * ratio, 2 * translate * right], dim=1),
+        torch.stack([high * sine / ratio, high * (sine * slant + cosine), 2 * translate * down], dim=1),
+    ]
+    grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
+    return grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _logits(discriminator: Discriminator, *batches: Tensor) -> tuple[Tensor, ...]:

@@ -143,6 +143,7 @@ LEGAL: dict[str, list[str]] = {
     "lazy penalties are not for points": ["dataset=gaussian_ring", "penalty=r1", "penalty.r1.every=16"],
     "augmentation of images": ["dataset=gaussian_ring", "augment=ada"],
     "consistency of images": ["dataset=gaussian_ring", "penalty=consistency"],
+    "classes to compare": ["dataset=digits", "model=dcgan", "penalty=class_consistency"],
     "packs would mix domains": ["model=coupled", "dataset=coupled_digits", "model.packing=2"],
     "a length for each domain": ["model=coupled", "dataset=coupled_digits", "loss=wgan_gp"],
     "ADA reads signs": ["loss=lsgan", "augment=ada"],

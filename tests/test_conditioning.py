@@ -313,6 +313,22 @@ def test_each_player_steps_down_the_sum_of_its_loss_and_its_term(kind):
     assert same_weights(gan.discriminator, before)
 
 
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("acgan", slice(1, 4)), ("semi_supervised", slice(3)), ("infogan", slice(1, 4))]
+)
+def test_penalties_are_given_what_the_discriminator_reads(kind, columns):
+    found: list[Tensor] = []
+
+    def penalty(passes, real, fake, uniform):
+        found.append(passes.read_classes(passes.outputs(real)[0]))
+        return found[0].sum(dim=1)
+
+    gan = ready(conditional_gan(kind, penalties={"probe": penalty}))
+    discriminator, real = copy.deepcopy(gan.discriminator), cycle_of(gan)
+    update_discriminator(gan, real, labels_of(kind))
+    torch.testing.assert_close(found[0], discriminator(real)[:, columns])
+
+
 @EVERY_KIND
 def test_micro_batches_are_the_whole_batch(kind):
     runs = []

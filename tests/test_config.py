@@ -123,7 +123,7 @@ def test_unknown_options() -> None:
     assert [problem for problem in problems if "=3: " not in problem] == [
         "model=mpl: no such option; did you mean mlp?",
         "loss=wgangp: no such option; did you mean wgan_gp?",
-        "penalty=r3: no such option; known: consistency, gradient, lecam, none, r1, r1_r2, r2",
+        "penalty=r3: no such option; known: class_consistency, consistency, gradient, lecam, none, r1, r1_r2, r2",
         "experiment=quikstart: no such option; did you mean quickstart?",
     ]
     (number,) = (problem for problem in problems if "=3: " in problem)

@@ -14,6 +14,7 @@ from gan_lab.config import problems_of
 from gan_lab.penalties import (
     LeCam,
     Passes,
+    class_consistency,
     consistency,
     gradient,
     input_gradient,
@@ -586,3 +587,149 @@ def test_penalties_on_logits_take_each_sample_by_itself(penalty):
     parts = [penalty(network, real[i : i + 1], fake[i : i + 1], Given(share)) for i, share in enumerate(shares)]
 
     torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-12, atol=1e-14)
+
+
+# ---------------------------------------------------------------------- class consistency
+
+
+def place(image: Tensor, x: float, y: float) -> Tensor:
+    """(C,): a bilinear image at (x, y) in pixels, outside of it the nearest of its pixels."""
+    height, width = image.shape[1:]
+    x, y = min(max(x, 0.0), width - 1.0), min(max(y, 0.0), height - 1.0)
+    column, row = min(int(x), width - 2), min(int(y), height - 2)
+    right, below = x - column, y - row
+    upper = (1 - right) * image[:, row, column] + right * image[:, row, column + 1]
+    lower = (1 - right) * image[:, row + 1, column] + right * image[:, row + 1, column + 1]
+    return (1 - below) * upper + below * lower
+
+
+def distorted(image: Tensor, draws: list[float], degrees: float, shear: float, scale: float, translate: float):
+    """An image, pixel by pixel, from its six draws in [0, 1): each comes from where turning, slanting, stretching and
+    moving say, about the image's centre."""
+    angle, slant, wide, high, right, down = (2 * draw - 1 for draw in draws)
+    angle, slant = math.radians(degrees * angle), math.tan(math.radians(shear * slant))
+    height, width = image.shape[1:]
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    result = torch.empty_like(image)
+    for row in range(height):
+        for column in range(width):
+            slanted = complex(column - middle_x + slant * (row - middle_y), row - middle_y)
+            turned = slanted * complex(math.cos(angle), math.sin(angle))
+            x = math.exp(scale * wide) * turned.real + translate * width * right + middle_x
+            y = math.exp(scale * high) * turned.imag + translate * height * down + middle_y
+            result[:, row, column] = place(image, x, y)
+    return result
+
+
+def classifying(weights: Tensor, sizes: list[int] | None = None) -> Passes:
+    """A D with a logit and K class logits, from weights (1 + K, values of a sample)."""
+
+    def discriminator(samples: Tensor) -> Tensor:
+        if sizes is not None:
+            sizes.append(len(samples))
+        return samples.flatten(1) @ weights.T
+
+    return Passes(discriminator, read=lambda outputs: outputs[:, 0], read_classes=lambda outputs: outputs[:, 1:])
+
+
+def divergence(target: Tensor, found: Tensor) -> Tensor:
+    """KL between the softmax of two rows of logits."""
+    p, q = target.exp() / target.exp().sum(), found.exp() / found.exp().sum()
+    return (p * (p / q).log()).sum()
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 6, 9)])
+def test_class_consistency_compares_what_is_read_in_each_image_and_in_its_distorted_copy(shape):
+    settings = {"degrees": 20.0, "shear": 25.0, "scale": 0.2, "translate": 0.3}
+    weights = values(4, math.prod(shape), seed=40) / 4
+    real, fake = values(5, *shape, seed=41), values(5, *shape, seed=42)
+    draws = torch.rand(5, 6, generator=torch.Generator().manual_seed(43), dtype=torch.float64).tolist()
+    uniform, asked = drawing(*draws)
+    result = class_consistency(classifying(weights), real, fake, uniform, **settings, weight=7.0)
+
+    assert asked == [(5, 6)]
+    expected = [
+        7 * divergence(weights[1:] @ image.flatten(), weights[1:] @ distorted(image, row, **settings).flatten())
+        for image, row in zip(real, draws, strict=True)
+    ]
+    torch.testing.assert_close(result, torch.stack(expected), rtol=1e-10, atol=1e-12)
+    assert result.min() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "draws", "expected"),
+    [
+        ({"translate": 0.25}, [0.5, 0.5, 0.5, 0.5, 1.0, 0.5], lambda image: moved_by(image, 0, 2)),
+        ({"translate": 0.25}, [0.5, 0.5, 0.5, 0.5, 0.5, 0.0], lambda image: moved_by(image, -2, 0)),
+        ({"degrees": 90.0}, [1.0, 0.5, 0.5, 0.5, 0.5, 0.5], lambda image: image.rot90(1, (1, 2))),
+        ({"degrees": 90.0}, [0.0, 0.5, 0.5, 0.5, 0.5, 0.5], lambda image: image.rot90(-1, (1, 2))),
+        ({"degrees": 180.0}, [1.0, 0.5, 0.5, 0.5, 0.5, 0.5], lambda image: image.flip(1, 2)),
+        ({}, [0.5] * 6, lambda image: image),
+    ],
+    ids=["right", "up", "quarter turn", "other quarter turn", "half turn", "nothing"],
+)
+def test_distortions_that_need_no_interpolation(settings, draws, expected):
+    """Of a D whose class logits are the image's own pixels: the divergence tells two images apart."""
+    none = {"degrees": 0.0, "shear": 0.0, "scale": 0.0, "translate": 0.0}
+    image = values(1, 8, 8, seed=44)
+    uniform, _ = drawing(draws)
+    passes = classifying(torch.cat([torch.zeros(1, 64), torch.eye(64)]).double())
+    result = class_consistency(passes, image[None], image[None], uniform, **(none | settings), weight=1.0)
+
+    other = expected(image)
+    torch.testing.assert_close(result[0], divergence(image.flatten(), other.flatten()), rtol=1e-10, atol=1e-14)
+
+
+def moved_by(image: Tensor, down: int, right: int) -> Tensor:
+    """Each pixel from `down` rows further down and `right` columns further right, beyond the edge the last one."""
+    rows = (torch.arange(image.shape[1]) + down).clamp(0, image.shape[1] - 1)
+    columns = (torch.arange(image.shape[2]) + right).clamp(0, image.shape[2] - 1)
+    return image[:, rows][:, :, columns]
+
+
+def test_class_consistency_moves_the_reading_of_the_distorted_copy_only():
+    """The gradient is that of -sum p log q with p held fixed: (q - p) x_distorted for each class's weights."""
+    draws = torch.rand(3, 6, generator=torch.Generator().manual_seed(45), dtype=torch.float64).tolist()
+    settings = {"degrees": 15.0, "shear": 15.0, "scale": 0.15, "translate": 0.125}  # the defaults
+    real, weights = values(3, 1, 8, 8, seed=46), (values(4, 64, seed=47) / 4).requires_grad_()
+    class_consistency(classifying(weights), real, real, drawing(*draws)[0], weight=2.0).sum().backward()
+
+    copies = torch.stack([distorted(image, row, **settings) for image, row in zip(real, draws, strict=True)]).flatten(1)
+    p, q = (torch.softmax(samples @ weights[1:].detach().T, dim=1) for samples in (real.flatten(1), copies))
+    torch.testing.assert_close(weights.grad[1:], 2 * (q - p).T @ copies, rtol=1e-10, atol=1e-12)
+    assert weights.grad[0].abs().max() == 0
+
+
+def test_class_consistency_shares_the_pass_of_the_loss_and_takes_each_sample_by_itself():
+    sizes: list[int] = []
+    weights, real, fake = values(4, 64, seed=48) / 4, values(3, 1, 8, 8, seed=49), values(3, 1, 8, 8, seed=50)
+    draws = torch.rand(3, 6, generator=torch.Generator().manual_seed(51), dtype=torch.float64).tolist()
+    passes = classifying(weights, sizes)
+    whole = class_consistency(passes, real, fake, drawing(*draws)[0])
+    passes.logits(real, fake)
+
+    assert sizes == [9]
+    parts = [
+        class_consistency(classifying(weights), real[i : i + 1], fake[i : i + 1], drawing(draws[i])[0])
+        for i in range(3)
+    ]
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=1e-12, atol=1e-14)
+
+
+def test_one_class_for_everything_is_consistent():
+    weights = values(4, 64, seed=52)
+    weights[1:] = weights[1]
+    real, draws = values(3, 1, 8, 8, seed=53), [[0.1, 0.9, 0.2, 0.7, 0.3, 0.6]] * 3
+    assert class_consistency(classifying(weights), real, real, drawing(*draws)[0]).abs().max() < 1e-14
+
+
+def test_class_consistency_needs_images_and_classes():
+    assert class_consistency.images_only
+    assert class_consistency.needs_classes
+    given = ["dataset=digits", "model=dcgan", "penalty=class_consistency"]
+    for conditioning, fits in {"none": False, "projection": False, "cluster_gan": False, "infogan": True}.items():
+        problems = problems_of(Composer().compose([*given, f"conditioning={conditioning}"]))
+        GlobalHydra.instance().clear()
+        assert bool(problems) is not fits, (conditioning, problems)
+        if not fits:
+            assert "infogan" in problems[0]
