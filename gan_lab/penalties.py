@@ -294,7 +294,7 @@ def class_consistency(
     shear: Slant = 15.0,
     scale: NonNegativeFloat = 0.15,
     translate: Fraction = 0.125,
-    weight: NonNegativeFloat = 0.1,
+    weight: NonNegativeFloat = 0.3,
 ) -> Tensor:
     """weight * KL(p(real) || p(T(real))), where p are the probabilities of the classes or categories that D reads.
 

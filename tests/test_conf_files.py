@@ -31,6 +31,7 @@ NEEDS = {
     ("model", "coupled"): ["dataset=coupled_digits"],
     ("loss", "began"): ["model=autoencoder"],
     ("loss", "energy"): ["model=autoencoder"],
+    ("penalty", "class_consistency"): ["dataset=digits", "conditioning=infogan"],
 }
 BATCH_SIZE = 8
 
