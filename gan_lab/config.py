@@ -436,6 +436,14 @@ def hyperparameters(config: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in leaves if value is not None and not key.startswith(TECHNICAL)}
 
 
+def _reads_classes(conditioning: "type[Conditioning]") -> bool:
+    """Whether D, not an encoder, tells classes or categories apart, and their logits can be had."""
+    from gan_lab.conditioning import Conditioning
+
+    has_logits = conditioning.class_logits is not Conditioning.class_logits
+    return conditioning.reads is not None and not conditioning.has_encoder and has_logits
+
+
 def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
     """What no single value shows; called when every value is right by itself."""
     discriminator, loss, accelerator = config["model"]["discriminator"], config["loss"], config["accelerator"]
@@ -453,7 +461,7 @@ def _check_combinations(config: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}.every={node['every']}: on 2-D points {name} is needed at every step; use {key}.every=1"
         if getattr(penalty, "images_only", False) and not images:
             yield f"{key} ({name}) is for images, and the data set has points; use penalty=none"
-        if getattr(penalty, "needs_classes", False) and not (conditioning.reads and not conditioning.has_encoder):
+        if getattr(penalty, "needs_classes", False) and not _reads_classes(conditioning):
             yield (
                 f"{key} ({name}) compares the classes that D reads in images, and this D reads none; use "
                 "conditioning=infogan (categories), acgan or semi_supervised, or leave the penalty out"

@@ -1,7 +1,7 @@
-"""Penalties added to the discriminator's loss, on its gradients or its logits: one value per sample, never reduced.
+"""Penalties added to the discriminator's loss, on its gradients or its outputs: one value per sample, never reduced.
 
 All have the form penalty(discriminator, real, fake, uniform, *, weight) -> (N,): `discriminator` maps a batch to logits
-(N,); `real` and `fake` (N, ...) have any shape and carry no graph; `uniform(shape)` draws from U[0, 1). Norms are taken
+(N,), in training it is the `Passes` of the update; `real` and `fake` (N, ...) have any shape and carry no graph; `uniform(shape)` draws from U[0, 1). Norms are taken
 per sample over all other dimensions. The result keeps its graph (double backward): do not compile.
 
 With `every` above 1 the program calls a penalty only at every so-many-th update of D, and the penalty multiplies itself
@@ -298,14 +298,15 @@ def class_consistency(
 ) -> Tensor:
     """weight * KL(p(real) || p(T(real))), where p are the probabilities of the classes or categories that D reads.
 
-    The target p(real) is fixed: its gradient is not taken, for the quickest way to agree would be to read one category
-    in everything. Self-augmented training (Hu et al. 2017, IMSAT), here of D's reading. Elastic-InfoGAN (Ojha et al.
-    2020) makes InfoGAN's categories agree in the same way, by a contrastive loss: without it nothing says that a
-    category is not how far a digit slants. Images (N, C, H, W).
+    Self-augmented training (Hu et al. 2017, IMSAT), here of D's reading; as there, the target p(real) is held fixed,
+    its gradient is not taken. Elastic-InfoGAN (Ojha et al. 2020) makes InfoGAN's categories agree likewise, by a
+    contrastive loss: else nothing says that a category is not how far a digit slants. One reading for everything agrees
+    as well; what speaks against it is what D learns from labels or codes. Images (N, C, H, W); `discriminator` is a
+    `Passes` that reads classes.
 
-    T changes each image by itself, as torchvision's RandomAffine: turned by up to `degrees`, slanted by up to `shear`
-    degrees, each side e^u times as long, |u| <= `scale`, moved by up to `translate` of each side. It is bilinear; what
-    comes in from outside is the nearest pixel.
+    T draws for each image by itself: turned by up to `degrees`, slanted by up to `shear` degrees, each side e^u times
+    as long, |u| <= `scale`, moved by up to `translate` of each side. It is bilinear; what comes in from outside is the
+    nearest pixel.
     """
     draws = 2 * uniform((len(real), 6)) - 1
     distorted = _distorted(real.detach(), draws, degrees=degrees, shear=shear, scale=scale, translate=translate)
@@ -337,7 +338,11 @@ def _distorted(
         torch.stack([high * sine / ratio, high * (sine * slant + cosine), 2 * translate * down], dim=1),
     ]
     grid = affine_grid(torch.stack(rows, dim=1), list(images.shape), align_corners=False)
-    return grid_sample(images, grid, padding_mode="border", align_corners=False)
+    # The centres of the outermost pixels are the border; padding_mode="border" is missing on Apple's GPUs.
+    across, along = grid.unbind(dim=3)
+    last_column, last_row = 1 - 1 / images.shape[3], 1 - 1 / images.shape[2]
+    inside = torch.stack([across.clamp(-last_column, last_column), along.clamp(-last_row, last_row)], dim=3)
+    return grid_sample(images, inside, align_corners=False)
 
 
 def _logits(discriminator: Discriminator, *batches: Tensor) -> tuple[Tensor, ...]:

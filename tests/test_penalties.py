@@ -666,7 +666,7 @@ def test_class_consistency_compares_what_is_read_in_each_image_and_in_its_distor
         ({"degrees": 180.0}, [1.0, 0.5, 0.5, 0.5, 0.5, 0.5], lambda image: image.flip(1, 2)),
         ({}, [0.5] * 6, lambda image: image),
     ],
-    ids=["right", "up", "quarter turn", "other quarter turn", "half turn", "nothing"],
+    ids=["to the left", "down", "quarter turn", "other quarter turn", "half turn", "nothing"],
 )
 def test_distortions_that_need_no_interpolation(settings, draws, expected):
     """Of a D whose class logits are the image's own pixels: the divergence tells two images apart."""
@@ -727,7 +727,8 @@ def test_class_consistency_needs_images_and_classes():
     assert class_consistency.images_only
     assert class_consistency.needs_classes
     given = ["dataset=digits", "model=dcgan", "penalty=class_consistency"]
-    for conditioning, fits in {"none": False, "projection": False, "cluster_gan": False, "infogan": True}.items():
+    reading, not_reading = ("infogan", "acgan", "semi_supervised"), ("none", "concat", "projection", "cluster_gan")
+    for conditioning, fits in {**dict.fromkeys(reading, True), **dict.fromkeys(not_reading, False)}.items():
         problems = problems_of(Composer().compose([*given, f"conditioning={conditioning}"]))
         GlobalHydra.instance().clear()
         assert bool(problems) is not fits, (conditioning, problems)
