@@ -1,8 +1,9 @@
 """Penalties added to the discriminator's loss, on its gradients or its outputs: one value per sample, never reduced.
 
 All have the form penalty(discriminator, real, fake, uniform, *, weight) -> (N,): `discriminator` maps a batch to logits
-(N,), in training it is the `Passes` of the update; `real` and `fake` (N, ...) have any shape and carry no graph; `uniform(shape)` draws from U[0, 1). Norms are taken
-per sample over all other dimensions. The result keeps its graph (double backward): do not compile.
+(N,), in training it is the `Passes` of the update; `real` and `fake` (N, ...) have any shape and carry no graph;
+`uniform(shape)` draws from U[0, 1). Norms are taken per sample over all other dimensions. The result keeps its graph
+(double backward): do not compile.
 
 With `every` above 1 the program calls a penalty only at every so-many-th update of D, and the penalty multiplies itself
 by `every`, so that its mean effect stays (lazy regularization, Karras et al. 2020, StyleGAN2, appendix B; there with 16

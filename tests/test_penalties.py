@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from gan_lab.compose import Composer
+from gan_lab.conditioning import Conditioning
 from gan_lab.config import problems_of
 from gan_lab.penalties import (
     LeCam,
@@ -723,6 +724,13 @@ def test_one_class_for_everything_is_consistent():
     assert class_consistency(classifying(weights), real, real, drawing(*draws)[0]).abs().max() < 1e-14
 
 
+class ReadsWithoutLogits(Conditioning):
+    reads = "categories"
+
+    def read(self, outputs: Tensor) -> Tensor:
+        return outputs.sign().long()
+
+
 def test_class_consistency_needs_images_and_classes():
     assert class_consistency.images_only
     assert class_consistency.needs_classes
@@ -734,3 +742,8 @@ def test_class_consistency_needs_images_and_classes():
         assert bool(problems) is not fits, (conditioning, problems)
         if not fits:
             assert "infogan" in problems[0]
+    own = "conditioning={_target_: test_penalties.ReadsWithoutLogits}"
+    problems = problems_of(Composer().compose([*given, own]))
+    GlobalHydra.instance().clear()
+    assert len(problems) == 1, problems
+    assert "penalty.class_consistency" in problems[0]
