@@ -29,6 +29,7 @@ from gan_lab.errors import Interrupted, RunError
 from gan_lab.evaluation import card_id
 from gan_lab.files import read_checkpoint, write_checkpoint
 from gan_lab.health import Finding
+from gan_lab.heap import keep_freed_memory
 from gan_lab.launch import PlayerwiseDDP, run_processes
 from gan_lab.logs import quieten_lightning
 from gan_lab.module import GAN
@@ -135,6 +136,7 @@ def fit_once(
     if configuration.device_type(config) == "cpu":
         # Lightning sets it, and torch would then load NVIDIA's library, or fail to, in every step of Adam or RMSprop.
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        keep_freed_memory()
 
     data = configuration.build_data(config)
     configuration.check_data(config, data)
