@@ -299,7 +299,7 @@ class Cluster(Conditioning):
     def encoder_term(self, encoded: Tensor, latents: Tensor) -> Tensor:
         noise, category = latents[:, : -self.num_codes], latents[:, -self.num_codes :]
         squares = (encoded[:, : -self.num_codes] - noise).square().mean(dim=1)
-        errors = cross_entropy(encoded[:, -self.num_codes :], category.argmax(dim=1), reduction="none")
+        errors = cross_entropy(self.class_logits(encoded), category.argmax(dim=1), reduction="none")
         return self.noise_weight * squares + self.category_weight * errors
 
     def class_logits(self, outputs: Tensor) -> Tensor:

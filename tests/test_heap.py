@@ -28,7 +28,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.parametrize(("size", "num"), [(100_000, 200), (8_000_000, 4)], ids=["many small blocks", "few large ones"])
 def test_memory_that_is_used_again_is_not_fetched_again(size, num):
     """The page faults of the tenth time that the same 20 or 32 MB are taken, written to and freed."""
-
     command = [sys.executable, "-c", COUNT, str(size), str(num)]
     faults = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert faults < 0.05 * size * num / 4096
