@@ -243,7 +243,7 @@ class GAN(LightningModule):
 
     def casts_kept(self) -> AbstractContextManager[None]:
         """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes; those
-        of `gan_lab.models.patches` are in each."""
+        of `gan_lab.models.patches`, where it is on, are in each."""
         # The outermost context clears autocast's cache; `Player.step` does when it has moved weights.
         return nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, enabled=False)
 

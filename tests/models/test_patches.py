@@ -18,6 +18,12 @@ def in_bfloat16(enabled=True):
     return torch.autocast("cpu", torch.bfloat16, enabled=enabled)
 
 
+@pytest.fixture(autouse=True)
+def _patches_up_to_16_pixels(monkeypatch):
+    """Where they pay; the program takes them nowhere for now."""
+    monkeypatch.setattr(patches, "LARGEST_OUTPUTS", 16)
+
+
 @pytest.fixture
 def calls(monkeypatch):
     """How often a gradient of a weight was computed by products of patches."""
