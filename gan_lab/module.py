@@ -242,8 +242,7 @@ class GAN(LightningModule):
         return torch.autocast(self.device.type, self.autocast_dtype)
 
     def casts_kept(self) -> AbstractContextManager[None]:
-        """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes; those
-        of `gan_lab.models.patches`, where it is on, are in each."""
+        """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes."""
         # The outermost context clears autocast's cache; `Player.step` does when it has moved weights.
         return nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, enabled=False)
 

@@ -21,9 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-
-from gan_lab.models import patches
-from gan_lab.models.patches import asked
+from torch.nn.functional import conv2d, conv_transpose2d
 
 CHUNK_BYTES = 3 * 2**23
 """At most so many of a chunk's tiles and products, where they are not of a single image."""
@@ -44,7 +42,7 @@ def halving_conv2d(images: Tensor, weight: Tensor, bias: Tensor | None = None) -
     if height % 2 == 0 and width % 2 == 0 and _pays(images, weight, height // 2, width // 2):
         outputs = Convolution.apply(images, Sums.apply(weight))
         return outputs if bias is None else outputs + bias[:, None, None]
-    return patches.halving_conv2d(images, weight, bias)
+    return conv2d(images, weight, bias, stride=2, padding=1)
 
 
 def doubling_conv2d(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -52,7 +50,7 @@ def doubling_conv2d(images: Tensor, weight: Tensor, bias: Tensor | None = None) 
     if _pays(images, weight, *images.shape[-2:]):
         outputs = Transposed.apply(images, Sums.apply(weight))
         return outputs if bias is None else outputs + bias[:, None, None]
-    return patches.doubling_conv2d(images, weight, bias)
+    return conv_transpose2d(images, weight, bias, stride=2, padding=1)
 
 
 def _pays(images: Tensor, weight: Tensor, height: int, width: int) -> bool:
@@ -64,6 +62,22 @@ def _pays(images: Tensor, weight: Tensor, height: int, width: int) -> bool:
     tiles = ((height + 1) // 2) * ((width + 1) // 2)
     saves = weight.shape[0] * weight.shape[1] >= FEWEST_CHANNEL_PAIRS and len(images) * tiles >= FEWEST_TILES
     return saves and 9 * 4 * tiles <= MOST_PRODUCTS * 16 * height * width
+
+
+def _asked(ctx: Any) -> list[bool]:
+    """For which inputs the running backward pass wants gradients: backward(inputs=...) leaves some out.
+
+    `needs_input_grad` says for which there could be some. torch has no public question for the rest.
+    """
+
+    def wanted(node: Any) -> bool:
+        try:
+            return torch._C._will_engine_execute_node(node)
+        except RuntimeError:  # torch's answer for a leaf that autograd.grad was asked for
+            return True
+
+    pairs = zip(ctx.needs_input_grad, ctx.next_functions, strict=True)
+    return [needed and wanted(node) for needed, (node, _) in pairs]
 
 
 class Workspace:
@@ -179,7 +193,7 @@ class Convolution(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         images, weights = ctx.saved_tensors
-        first, second = asked(ctx)
+        first, second = _asked(ctx)
         return (
             Transposed.apply(gradient, weights) if first else None,
             WeightGradient.apply(images, gradient) if second else None,
@@ -201,7 +215,7 @@ class Transposed(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         outputs, weights = ctx.saved_tensors
-        first, second = asked(ctx)
+        first, second = _asked(ctx)
         return (
             Convolution.apply(gradient, weights) if first else None,
             WeightGradient.apply(gradient, outputs) if second else None,
@@ -223,7 +237,7 @@ class WeightGradient(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
         images, outputs = ctx.saved_tensors
-        first, second = asked(ctx)
+        first, second = _asked(ctx)
         return (
             Transposed.apply(outputs, gradient) if first else None,
             Convolution.apply(images, gradient) if second else None,
