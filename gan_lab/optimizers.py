@@ -1,8 +1,8 @@
 """Optimizers and the learning-rate schedule, with every default stated here and in conf/optimizer/."""
 
 import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,9 +24,57 @@ def adam(
     """Adam (Kingma & Ba 2015), fused into one kernel a step on CPU and CUDA; weight_decay is the L2 form."""
     parameters = list(parameters)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)
-    return torch.optim.Adam(
-        parameters, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused
-    )
+    make = FusedAdam if fused else torch.optim.Adam
+    return make(parameters, lr=lr, betas=(betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=fused)
+
+
+class FusedAdam(torch.optim.Adam):
+    """torch's fused Adam, which keeps the lists of tensors that its kernel takes, and calls no hooks on steps.
+
+    torch makes the lists anew in every step, parameter by parameter: that, and the frame around a step for profilers
+    and hooks, take longer than the kernel where networks are small. Steps in which there is more to do, as the first,
+    are torch's own.
+    """
+
+    _kept: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
+    """First and second moments and step counts of all parameters, once each of them has some."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._kept = None  # other tensors were loaded
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        group = self.param_groups[0]
+        parameters = group["params"]
+        gradients = [parameter.grad for parameter in parameters]
+        if closure is not None or len(self.param_groups) > 1 or any(gradient is None for gradient in gradients):
+            return super().step(closure)
+        if self._kept is None:
+            super().step()
+            states = [self.state[parameter] for parameter in parameters]
+            first, second, steps = ([one[key] for one in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+            self._kept = first, second, steps
+            return None
+        first, second, steps = self._kept
+        found_inf = getattr(self, "found_inf", None)  # on the parameters' device
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            *(parameters, gradients, first, second, [], steps),
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            found_inf=found_inf,
+        )
+        if found_inf is not None:
+            torch._foreach_sub_(steps, [found_inf] * len(steps))
+        return None
+
+    step.hooked = True  # type: ignore[attr-defined]  # else torch puts that frame around it
 
 
 def rmsprop(

@@ -87,6 +87,92 @@ def test_adam_on_the_cpu_is_one_fused_kernel_that_can_skip_a_step():
     assert parameter.tolist() == pytest.approx([0.9, 0.9, 0.9])
 
 
+def parameters_of(seed: int) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(3, 2, 4, 4, generator=generator).contiguous(memory_format=torch.channels_last)
+    return [nn.Parameter(images), *(nn.Parameter(torch.randn(n, generator=generator)) for n in (5, 1))]
+
+
+def take(optimizer: torch.optim.Optimizer, step: int, without: int | None = None) -> None:
+    """A step with gradients that depend on its number; without: of one parameter."""
+    generator = torch.Generator().manual_seed(step)
+    for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        gradient = torch.randn(parameter.shape, generator=generator)
+        parameter.grad = None if number == without else torch.empty_like(parameter).copy_(gradient)
+    optimizer.step()
+
+
+def assert_equal_optimizers(one: torch.optim.Optimizer, other: torch.optim.Optimizer) -> None:
+    pairs = zip(one.param_groups[0]["params"], other.param_groups[0]["params"], strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    states, other_states = one.state_dict()["state"], other.state_dict()["state"]
+    assert states.keys() == other_states.keys()
+    for number, state in states.items():
+        assert state.keys() == other_states[number].keys()
+        assert all(torch.equal(state[key], other_states[number][key]) for key in state), number
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatch):
+    settings = {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": weight_decay}
+    one, other = adam(parameters_of(0), **settings), torch.optim.Adam(parameters_of(0), fused=True, **settings)
+    own_steps: list[int] = []
+    torchs_step = torch.optim.Adam.step
+
+    def counted(self, closure=None):
+        own_steps.append(step)
+        return torchs_step(self, closure)
+
+    counted.hooked = True
+    for step in range(12):
+        for optimizer in (one, other):
+            if step == 3:  # what a schedule changes
+                optimizer.param_groups[0].update(lr=0.01, betas=(0.2, 0.99))
+            if step == 6:  # as when a run is resumed
+                optimizer.load_state_dict(optimizer.state_dict())
+            if step == 10:
+                optimizer.found_inf = torch.ones(())
+            if step == 11:
+                optimizer.found_inf = torch.zeros(())
+            with monkeypatch.context() as patch:
+                if optimizer is one:
+                    patch.setattr(torch.optim.Adam, "step", counted)
+                take(optimizer, step, without=1 if step == 8 else None)
+        assert_equal_optimizers(one, other)
+
+    assert own_steps == [0, 6, 8]  # the first, after loading, without a gradient
+
+
+def test_adam_leaves_to_torch_what_it_does_not_know():
+    one, other = (
+        adam(parameters_of(0), lr=0.1),
+        torch.optim.Adam(parameters_of(0), lr=0.1, betas=(0.5, 0.999), fused=True),
+    )
+    for optimizer in (one, other):
+        take(optimizer, 0)
+        take(optimizer, 1, without=2)
+        optimizer.add_param_group({"params": parameters_of(1), "lr": 0.3})
+        for parameter in optimizer.param_groups[1]["params"]:
+            parameter.grad = torch.ones_like(parameter)
+        take(optimizer, 2)
+        assert optimizer.step(lambda: 5.0) == 5.0
+    assert_equal_optimizers(one, other)
+    for a, b in zip(one.param_groups[1]["params"], other.param_groups[1]["params"], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_first_step_without_a_gradient_keeps_no_lists():
+    one, other = (
+        adam(parameters_of(0), lr=0.1),
+        torch.optim.Adam(parameters_of(0), lr=0.1, betas=(0.5, 0.999), fused=True),
+    )
+    for optimizer in (one, other):
+        take(optimizer, 0, without=0)
+        take(optimizer, 1)
+        take(optimizer, 2)
+    assert_equal_optimizers(one, other)
+
+
 @pytest.mark.parametrize(
     ("schedule", "values"),
     [  # at 0, 1/4, 1/2, 3/4, 1 and 2 budgets, and before the beginning
