@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, softplus
+from torch.nn.functional import conv2d, interpolate, linear, softplus
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import DoublingConv, Dropout, HalvingConv, UpsampledConv, mixes_samples
+from gan_lab.models.layers import DoublingConv, Dropout, HalvingConv, LastLayer, UpsampledConv, mixes_samples
 
 
 class Parts(NamedTuple):
@@ -95,6 +95,10 @@ def two_layers(layer: UpsampledConv, images: Tensor) -> Tensor:
     return conv2d(interpolate(images, scale_factor=2), layer.weight, layer.bias, padding=1)
 
 
+def flat_layer(layer: LastLayer, features: Tensor) -> Tensor:
+    return linear(features.flatten(1), layer.weight, layer.bias)
+
+
 def as_torch_has_it(network: nn.Module) -> None:
     """Layers that gan_lab computes in another way, and the order of their inputs in memory, back as they come."""
     for layer in network.modules():
@@ -104,6 +108,8 @@ def as_torch_has_it(network: nn.Module) -> None:
             layer.forward = partial(nn.ConvTranspose2d.forward, layer)  # type: ignore[method-assign]
         if isinstance(layer, Dropout):
             layer.forward = partial(nn.Dropout.forward, layer)  # type: ignore[method-assign]
+        if isinstance(layer, LastLayer):
+            layer.forward = partial(flat_layer, layer)  # type: ignore[method-assign]
         if isinstance(layer, HalvingConv):
             layer.forward = partial(nn.Conv2d.forward, layer)  # type: ignore[method-assign]
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
+    LastLayer,
     Norm,
     feature_maps,
     halved_sizes,
@@ -129,12 +130,12 @@ class Discriminator(nn.Module):
 
         self.domains = nn.ModuleList(nn.Sequential(*levels(0, num_own)) for _ in range(NUM_DOMAINS))
         self.shared = nn.Sequential(*levels(num_own, num_levels))
-        self.logit = nn.Linear(channels[-1] * sizes[-1] ** 2, 1)
+        self.logit = LastLayer(channels[-1] * sizes[-1] ** 2, 1)
         if init_std is not None:
             for part in (self.domains, self.shared):
                 initialise_normal(part, init_std)
 
     def forward(self, images: Tensor) -> Tensor:
         parts = zip(self.domains, images.chunk(NUM_DOMAINS, dim=1), strict=True)
-        logits = [self.logit(self.shared(domain(part)).flatten(1)) for domain, part in parts]
+        logits = [self.logit(self.shared(domain(part))) for domain, part in parts]
         return torch.cat(logits, dim=1).flatten()

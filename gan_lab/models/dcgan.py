@@ -13,6 +13,7 @@ from gan_lab.constraints import NonNegativeFloat, NonNegativeInt, PositiveFloat,
 from gan_lab.models.layers import (
     DoublingConv,
     HalvingConv,
+    LastLayer,
     MinibatchStd,
     Norm,
     feature_maps,
@@ -114,7 +115,7 @@ class Discriminator(nn.Module):
                 )
             )
         self.group = MinibatchStd(minibatch_std) if minibatch_std > 0 else nn.Identity()
-        self.logit = nn.Linear((channels[-1] + (minibatch_std > 0)) * sizes[-1] ** 2, num_outputs)
+        self.logit = LastLayer((channels[-1] + (minibatch_std > 0)) * sizes[-1] ** 2, num_outputs)
         if init_std is not None:
             initialise_normal(self, init_std)
         if spectral_norm:
@@ -125,4 +126,4 @@ class Discriminator(nn.Module):
         for level in self.levels:
             odd = x.shape[-1] % 2
             x = level(pad(x, (0, odd, 0, odd)) if odd else x)  # so that an odd side's half is rounded up, as in G
-        return self.logit(self.group(x).flatten(1)).squeeze(1)
+        return self.logit(self.group(x)).squeeze(1)

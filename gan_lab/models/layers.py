@@ -5,7 +5,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, pad
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad
 from torch.nn.utils import parametrizations
 
 from gan_lab.models.winograd import doubling_conv2d, halving_conv2d
@@ -33,6 +33,23 @@ def vector_norm(name: VectorNorm, features: int) -> nn.Module:
     if name == "layer":
         return nn.LayerNorm(features)
     return nn.Identity()
+
+
+class LastLayer(nn.Linear):
+    """features (N, F) or (N, C, H, W), F = C H W -> outputs (N, num_outputs) of a discriminator: a dense layer.
+
+    It computes in float32 under autocast too: so small a product takes longer in bfloat16. And it reads features in the
+    order in which they lie in memory, where gradients then go back to: to turn both takes longer than the product.
+    Weights are in the order of (C, H, W), as nn.Linear's after a flattening.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight = self.weight
+        if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
+            weight = weight.unflatten(1, features.shape[1:]).permute(0, 2, 3, 1).flatten(1)
+            features = features.permute(0, 2, 3, 1)
+        with torch.autocast(features.device.type, enabled=False):
+            return linear(features.flatten(1).to(weight.dtype), weight, self.bias)
 
 
 class FourierFeatures(nn.Module):

@@ -10,7 +10,14 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from gan_lab.models.layers import Dropout, FourierFeatures, VectorNorm, spectrally_normalise, vector_norm
+from gan_lab.models.layers import (
+    Dropout,
+    FourierFeatures,
+    LastLayer,
+    VectorNorm,
+    spectrally_normalise,
+    vector_norm,
+)
 
 
 def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0.0) -> list[nn.Module]:
@@ -102,7 +109,7 @@ class Discriminator(nn.Module):
             features.append(FourierFeatures(num_inputs, num_fourier, fourier_std))
             num_inputs += 2 * num_fourier
         layers = _hidden([num_inputs, *widths], norm, slope, dropout)
-        self.layers = nn.Sequential(*features, *layers, nn.Linear(widths[-1], num_outputs))
+        self.layers = nn.Sequential(*features, *layers, LastLayer(widths[-1], num_outputs))
         if spectral_norm:
             spectrally_normalise(self)
 

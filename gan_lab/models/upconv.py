@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
+    LastLayer,
     MinibatchStd,
     Norm,
     UpsampledConv,
@@ -118,11 +119,11 @@ class Discriminator(nn.Module):
         for level, pair in enumerate(pairwise(channels)):
             self.levels += halved(*pair, "none" if level == 0 else norm, slope, dropout)
         self.group = MinibatchStd(minibatch_std) if minibatch_std > 0 else nn.Identity()
-        self.logit = nn.Linear((channels[-1] + (minibatch_std > 0)) * sizes[-1] ** 2, num_outputs)
+        self.logit = LastLayer((channels[-1] + (minibatch_std > 0)) * sizes[-1] ** 2, num_outputs)
         if init_std is not None:
             initialise_normal(self.levels, init_std)
         if spectral_norm:
             spectrally_normalise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logit(self.group(self.levels(images)).flatten(1)).squeeze(1)
+        return self.logit(self.group(self.levels(images))).squeeze(1)

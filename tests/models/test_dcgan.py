@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gan_lab.models.dcgan import Discriminator, Generator
-from gan_lab.models.layers import DoublingConv, HalvingConv
+from gan_lab.models.layers import DoublingConv, HalvingConv, LastLayer
 
 SIZES = (8, 9, 16, 28, 30, 32, 37, 64, 100, 128)
 
@@ -74,7 +74,7 @@ def test_the_papers_discriminator_at_64_pixels():
     assert [type(layer) for layer in layers] == [
         *[HalvingConv, nn.LeakyReLU],
         *[HalvingConv, nn.BatchNorm2d, nn.LeakyReLU] * 3,
-        nn.Linear,
+        LastLayer,
     ]
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(3, 128), (128, 256), (256, 512), (512, 1024)]

@@ -7,6 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gan_lab.models.layers import (
     Dropout,
     FourierFeatures,
+    LastLayer,
     Lowpass,
     MinibatchStd,
     UpsampledConv,
@@ -381,3 +382,45 @@ def test_fourier_frequencies_have_the_asked_spread():
     torch.manual_seed(0)
 
     assert FourierFeatures(2, 20_000, std=3.0).frequencies.std().item() == pytest.approx(3.0, rel=0.02)  # 5.7 sigma
+
+
+LAST_INPUTS = [(4, 12), (4, 3, 2, 5), (4, 1, 2, 5), (4, 3, 1, 1)]
+
+
+@pytest.mark.parametrize("shape", LAST_INPUTS, ids=str)
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("num_outputs", [1, 3])
+def test_the_last_layer_is_a_dense_one_of_the_flat_features_in_every_order_of_memory(shape, order, num_outputs):
+    torch.manual_seed(0)
+    features = torch.randn(shape, dtype=torch.float64)
+    features = features.contiguous(memory_format=order if len(shape) == 4 else torch.contiguous_format)
+    layer = LastLayer(features[0].numel(), num_outputs).double()
+
+    def derivatives(outputs) -> list[Tensor]:
+        """Outputs, and first and mixed second derivatives of a curved function of them."""
+        one = features.clone().requires_grad_()
+        result = outputs(one)
+        parameters = list(layer.parameters())
+        (slope,) = torch.autograd.grad(result.pow(3).sum(), one, create_graph=True)
+        return [result, slope, *torch.autograd.grad(result.sin().sum() + slope.square().sum(), [one, *parameters])]
+
+    expected = derivatives(lambda one: nn.functional.linear(one.flatten(1), layer.weight, layer.bias))
+    torch.testing.assert_close(derivatives(layer), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_last_layer_computes_in_float32_and_gives_gradients_back_in_the_features_order():
+    torch.manual_seed(0)
+    features = torch.randn(4, 6, 2, 3, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    layer = LastLayer(36, 2)
+    received: list[Tensor] = []
+    with torch.autocast("cpu", torch.bfloat16):
+        features.requires_grad_().register_hook(received.append)
+        outputs = layer(features)
+        assert torch.is_autocast_enabled("cpu")
+    outputs.sum().backward()
+
+    assert outputs.dtype == torch.float32
+    by_hand = features.detach().double().flatten(1) @ layer.weight.double().T + layer.bias.double()
+    torch.testing.assert_close(outputs.double(), by_hand, rtol=1e-6, atol=1e-6)
+    assert received[0].is_contiguous(memory_format=torch.channels_last)
+    assert received[0].stride() == features.stride()

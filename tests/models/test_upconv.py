@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, leaky_relu
 
-from gan_lab.models.layers import UpsampledConv
+from gan_lab.models.layers import LastLayer, UpsampledConv
 from gan_lab.models.upconv import Discriminator, Generator
 
 
@@ -46,7 +46,7 @@ def test_pytorch_gans_discriminator_at_32_pixels():
     assert [type(layer) for layer in layers_of(discriminator, *kinds)] == [
         *[nn.Conv2d, nn.LeakyReLU, nn.Dropout2d],
         *[nn.Conv2d, nn.LeakyReLU, nn.Dropout2d, nn.BatchNorm2d] * 3,
-        nn.Linear,
+        LastLayer,
     ]
     convolutions = layers_of(discriminator, nn.Conv2d)
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(1, 16), (16, 32), (32, 64), (64, 128)]
