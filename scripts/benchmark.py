@@ -9,8 +9,10 @@ training   images/s of three programs, each in a process of its own, that take t
            `tight` (all data on the device, one pass where that is the same, D's gradients only where they are needed,
            fused Adam; no logging, no averaged generator, nothing else) and `gan_lab` (the real command with its
            default logging; evaluation off, and what evaluation, checkpoints and pictures add). In each round every
-           program trains the same number of images, in an order that rotates; figures are medians over the rounds,
-           and ratios are medians of each round's ratio: a disturbance of the machine hits all three. G's step goes on
+           program trains the same number of images in short turns, so that a disturbance of the machine hits all three;
+           the turns take every order once, so that each program comes as often after every other (one that computes
+           less before it leaves a cooler, faster CPU). Figures are medians over the rounds, ratios medians of each
+           round's ratio. G's step goes on
            with the fakes of D's in all three, as `plain` loops do (loss.share_fakes=true). The generator is averaged as
            often as after the first 200 kimg of a run (ema.rampup=null).
 start      seconds from the command to the first training step, against `import pytorch_lightning, torchvision`.
@@ -34,6 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, permutations
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -52,13 +55,17 @@ PROGRAMS = ("plain", "tight", "gan_lab")
 
 
 class Workload(NamedTuple):
-    """What is trained, as overrides of `gan-lab train`, and how many images in one round: some seconds."""
+    """What is trained, as overrides of `gan-lab train`, and how many images each program sees in one round: some
+    seconds."""
 
     overrides: tuple[str, ...]
     images: int
 
 
 SHARED = "loss.share_fakes=true"
+
+ORDERS = tuple(permutations(PROGRAMS))
+"""In which the programs take their turns in a round; a turn is at least one cycle."""
 
 WORKLOADS = {
     "article_mlp": Workload(("experiment=article_mlp", "dataset=fashion_mnist", SHARED), 12_800),
@@ -285,10 +292,14 @@ class Child:
         self.process.start()
         other.close()
 
+    def turn(self, images: int) -> tuple[int, float]:
+        """Trains at least this many images: how many it were, and the seconds they took."""
+        self.connection.send(images)
+        return self.connection.recv()
+
     def train(self, images: int) -> float:
         """Images a second over at least this many images."""
-        self.connection.send(images)
-        done, seconds = self.connection.recv()
+        done, seconds = self.turn(images)
         return done / seconds
 
     def stop(self) -> dict[str, Any]:
@@ -331,10 +342,12 @@ def training(options: argparse.Namespace, out: Callable[[dict[str, Any]], None],
         for one in children.values():
             one.train(images // 2)  # warms up: memory, kernels, files
         rates: dict[str, list[float]] = {program: [] for program in PROGRAMS}
-        for number in range(options.rounds):
-            for shift in range(len(PROGRAMS)):
-                program = PROGRAMS[(number + shift) % len(PROGRAMS)]
-                rates[program].append(children[program].train(images))
+        for _ in range(options.rounds):
+            turns: dict[str, list[tuple[int, float]]] = {program: [] for program in PROGRAMS}
+            for program in chain.from_iterable(ORDERS):
+                turns[program].append(children[program].turn(max(1, images // len(ORDERS))))
+            for program, done in turns.items():
+                rates[program].append(sum(count for count, _ in done) / sum(seconds for _, seconds in done))
         reports = {program: one.stop() for program, one in children.items()}
 
         config = composed(workload.overrides)
