@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,29 +29,26 @@ def adam(
 
 
 class FusedAdam(torch.optim.Adam):
-    """torch's fused Adam, which keeps the lists of tensors that its kernel takes, and calls no hooks on steps.
+    """torch's fused Adam, which keeps the lists of tensors that its kernel takes; without amsgrad and maximize.
 
     torch makes the lists anew in every step, parameter by parameter: that, and the frame around a step for profilers
     and hooks, take longer than the kernel where networks are small. Steps in which there is more to do, as the first,
-    are torch's own.
+    are torch's own. Hooks on steps are not to be relied on.
     """
 
     _kept: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
     """First and second moments and step counts of all parameters, once each of them has some."""
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._kept = None  # other tensors were loaded
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         group = self.param_groups[0]
         parameters = group["params"]
         gradients = [parameter.grad for parameter in parameters]
-        if closure is not None or len(self.param_groups) > 1 or any(gradient is None for gradient in gradients):
+        more = closure is not None or len(self.param_groups) > 1 or getattr(self, "grad_scale", None) is not None
+        if more or any(gradient is None for gradient in gradients):
             return super().step(closure)
-        if self._kept is None:
-            super().step()
+        if self._kept is None or self.state[parameters[0]].get("exp_avg") is not self._kept[0][0]:
+            super().step()  # the first one, or with a state that was loaded or moved
             states = [self.state[parameter] for parameter in parameters]
             first, second, steps = ([one[key] for one in states] for key in ("exp_avg", "exp_avg_sq", "step"))
             self._kept = first, second, steps

@@ -9,12 +9,11 @@ training   images/s of three programs, each in a process of its own, that take t
            `tight` (all data on the device, one pass where that is the same, D's gradients only where they are needed,
            fused Adam; no logging, no averaged generator, nothing else) and `gan_lab` (the real command with its
            default logging; evaluation off, and what evaluation, checkpoints and pictures add). In each round every
-           program trains the same number of images in short turns, so that a disturbance of the machine hits all three;
-           the turns take every order once, so that each program comes as often after every other (one that computes
-           less before it leaves a cooler, faster CPU). Figures are medians over the rounds, ratios medians of each
-           round's ratio. G's step goes on
-           with the fakes of D's in all three, as `plain` loops do (loss.share_fakes=true). The generator is averaged as
-           often as after the first 200 kimg of a run (ema.rampup=null).
+           program trains about the same number of images in short turns, so that a disturbance of the machine hits
+           all three, and comes equally often after each of the others (one that computes less leaves a cooler, faster
+           CPU). Figures are medians over the rounds, ratios medians of each round's ratio. G's step goes on with the
+           fakes of D's in all three, as `plain` loops do (loss.share_fakes=true). The generator is averaged as often
+           as after the first 200 kimg of a run (ema.rampup=null).
 start      seconds from the command to the first training step, against `import pytorch_lightning, torchvision`.
 sizes      images/s for data sets of 1,000 to 1,000,000 images, and at the end of a log ten times as long.
 folder     images/s read from a folder of JPEG files: ImageFolder and DataLoader against the memory-mapped cache.
@@ -36,7 +35,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, permutations
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -64,8 +62,9 @@ class Workload(NamedTuple):
 
 SHARED = "loss.share_fakes=true"
 
-ORDERS = tuple(permutations(PROGRAMS))
-"""In which the programs take their turns in a round; a turn is at least one cycle."""
+TURNS = tuple({"P": "plain", "T": "tight", "G": "gan_lab"}[letter] for letter in "PTGPGTGTPTPGTGPGPT")
+"""Of a round: six of each program, all orders of the three, in a sequence in which each comes three times after each of
+the others, also from one round to the next. A turn is at least one cycle (of `plain`: one step of D)."""
 
 WORKLOADS = {
     "article_mlp": Workload(("experiment=article_mlp", "dataset=fashion_mnist", SHARED), 12_800),
@@ -344,8 +343,8 @@ def training(options: argparse.Namespace, out: Callable[[dict[str, Any]], None],
         rates: dict[str, list[float]] = {program: [] for program in PROGRAMS}
         for _ in range(options.rounds):
             turns: dict[str, list[tuple[int, float]]] = {program: [] for program in PROGRAMS}
-            for program in chain.from_iterable(ORDERS):
-                turns[program].append(children[program].turn(max(1, images // len(ORDERS))))
+            for program in TURNS:
+                turns[program].append(children[program].turn(max(1, images // TURNS.count(program))))
             for program, done in turns.items():
                 rates[program].append(sum(count for count, _ in done) / sum(seconds for _, seconds in done))
         reports = {program: one.stop() for program, one in children.items()}

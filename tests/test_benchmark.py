@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from collections import Counter
+from itertools import permutations
 from pathlib import Path
 
 import pytest
@@ -117,3 +119,9 @@ def test_the_script_measures_and_prints(tmp_path):
     table = done.stdout.strip().splitlines()
     assert table[0].count("|") == table[2].count("|")
     assert table[2].startswith("| `toy_grid` |")
+
+
+def test_each_program_takes_its_turn_equally_often_after_each_of_the_others():
+    after = Counter(zip(benchmark.TURNS, benchmark.TURNS[1:] + benchmark.TURNS[:1], strict=True))
+
+    assert after == dict.fromkeys(permutations(benchmark.PROGRAMS, 2), 3)

@@ -1,6 +1,7 @@
 """Optimizers against the update rules of their papers, one number at a time."""
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -129,7 +130,10 @@ def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatc
             if step == 3:  # what a schedule changes
                 optimizer.param_groups[0].update(lr=0.01, betas=(0.2, 0.99))
             if step == 6:  # as when a run is resumed
-                optimizer.load_state_dict(optimizer.state_dict())
+                optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
+            if step == 9:  # as a Trainer moves it
+                for state in optimizer.state.values():
+                    state.update(exp_avg=state["exp_avg"].clone(), exp_avg_sq=state["exp_avg_sq"].clone())
             if step == 10:
                 optimizer.found_inf = torch.ones(())
             if step == 11:
@@ -140,7 +144,7 @@ def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatc
                 take(optimizer, step, without=1 if step == 8 else None)
         assert_equal_optimizers(one, other)
 
-    assert own_steps == [0, 6, 8]  # the first, after loading, without a gradient
+    assert own_steps == [0, 6, 8, 9]  # the first, after loading, without a gradient, after moving
 
 
 def test_adam_leaves_to_torch_what_it_does_not_know():
@@ -156,9 +160,22 @@ def test_adam_leaves_to_torch_what_it_does_not_know():
             parameter.grad = torch.ones_like(parameter)
         take(optimizer, 2)
         assert optimizer.step(lambda: 5.0) == 5.0
+        take(optimizer, 3)
     assert_equal_optimizers(one, other)
     for a, b in zip(one.param_groups[1]["params"], other.param_groups[1]["params"], strict=True):
         assert torch.equal(a, b)
+
+
+def test_adam_unscales_gradients_as_a_scaler_asks():
+    one, other = (
+        adam(parameters_of(0), lr=0.1),
+        torch.optim.Adam(parameters_of(0), lr=0.1, betas=(0.5, 0.999), fused=True),
+    )
+    for optimizer in (one, other):
+        take(optimizer, 0)
+        optimizer.grad_scale = torch.tensor(8.0)
+        take(optimizer, 1)
+    assert_equal_optimizers(one, other)
 
 
 def test_a_first_step_without_a_gradient_keeps_no_lists():

@@ -1,5 +1,6 @@
 """The parts that the families share: normalisation by name, initialisation, sizes of a strided stack, resampling."""
 
+from contextlib import nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -48,7 +49,9 @@ class LastLayer(nn.Linear):
         if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
             weight = weight.unflatten(1, features.shape[1:]).permute(0, 2, 3, 1).flatten(1)
             features = features.permute(0, 2, 3, 1)
-        with torch.autocast(features.device.type, enabled=False):
+        kind = features.device.type
+        has_autocast = torch.amp.is_autocast_available(kind)  # "meta" has none
+        with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
             return linear(features.flatten(1).to(weight.dtype), weight, self.bias)
 
 

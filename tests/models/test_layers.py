@@ -424,3 +424,7 @@ def test_the_last_layer_computes_in_float32_and_gives_gradients_back_in_the_feat
     torch.testing.assert_close(outputs.double(), by_hand, rtol=1e-6, atol=1e-6)
     assert received[0].is_contiguous(memory_format=torch.channels_last)
     assert received[0].stride() == features.stride()
+
+
+def test_the_last_layer_takes_tensors_of_a_device_without_autocast():
+    assert LastLayer(12, 2).to("meta")(torch.empty(4, 3, 2, 2, device="meta")).shape == (4, 2)
