@@ -94,6 +94,11 @@ def parameters_of(seed: int) -> list[nn.Parameter]:
     return [nn.Parameter(images), *(nn.Parameter(torch.randn(n, generator=generator)) for n in (5, 1))]
 
 
+def ours_and_torchs(**settings) -> tuple[torch.optim.Adam, torch.optim.Adam]:
+    settings = {"lr": 0.1, "betas": (0.5, 0.999), **settings}
+    return adam(parameters_of(0), **settings), torch.optim.Adam(parameters_of(0), fused=True, **settings)
+
+
 def take(optimizer: torch.optim.Optimizer, step: int, without: int | None = None) -> None:
     """A step with gradients that depend on its number; without: of one parameter."""
     generator = torch.Generator().manual_seed(step)
@@ -115,8 +120,7 @@ def assert_equal_optimizers(one: torch.optim.Optimizer, other: torch.optim.Optim
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatch):
-    settings = {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": weight_decay}
-    one, other = adam(parameters_of(0), **settings), torch.optim.Adam(parameters_of(0), fused=True, **settings)
+    one, other = ours_and_torchs(betas=(0.5, 0.9), eps=1e-3, weight_decay=weight_decay)
     own_steps: list[int] = []
     torchs_step = torch.optim.Adam.step
 
@@ -148,10 +152,7 @@ def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatc
 
 
 def test_adam_leaves_to_torch_what_it_does_not_know():
-    one, other = (
-        adam(parameters_of(0), lr=0.1),
-        torch.optim.Adam(parameters_of(0), lr=0.1, betas=(0.5, 0.999), fused=True),
-    )
+    one, other = ours_and_torchs()
     for optimizer in (one, other):
         take(optimizer, 0)
         take(optimizer, 1, without=2)
@@ -167,10 +168,7 @@ def test_adam_leaves_to_torch_what_it_does_not_know():
 
 
 def test_adam_unscales_gradients_as_a_scaler_asks():
-    one, other = (
-        adam(parameters_of(0), lr=0.1),
-        torch.optim.Adam(parameters_of(0), lr=0.1, betas=(0.5, 0.999), fused=True),
-    )
+    one, other = ours_and_torchs()
     for optimizer in (one, other):
         take(optimizer, 0)
         optimizer.grad_scale = torch.tensor(8.0)
@@ -179,10 +177,7 @@ def test_adam_unscales_gradients_as_a_scaler_asks():
 
 
 def test_a_first_step_without_a_gradient_keeps_no_lists():
-    one, other = (
-        adam(parameters_of(0), lr=0.1),
-        torch.optim.Adam(parameters_of(0), lr=0.1, betas=(0.5, 0.999), fused=True),
-    )
+    one, other = ours_and_torchs()
     for optimizer in (one, other):
         take(optimizer, 0, without=0)
         take(optimizer, 1)
