@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gan_lab.compiled import Calls, Compile, calls_of
 from gan_lab.conditioning import Conditioning
+from gan_lab.conversions import Conversions
 from gan_lab.data.batches import Batch, Told
 from gan_lab.ema import LARGEST_DECAY, Average, ema_decay
 from gan_lab.losses import AdversarialLoss
@@ -151,7 +152,8 @@ class GAN(LightningModule):
         self.rank, self.world_size = 0, 1
         self.state_to_load: dict[str, Any] | None = None  # a checkpoint's; waits for the optimizers
         self.told: Told | None = None  # samples whose classes D is told in batches of their own; set before training
-        self.generator_player: Player  # this and the next three are made when training starts
+        self.conversions: Conversions  # this and the next four are made when training starts
+        self.generator_player: Player
         self.discriminator_player: Player
         self.average: Average
         self.calls: Calls
@@ -159,6 +161,7 @@ class GAN(LightningModule):
     # ------------------------------------------------------------------ Lightning's hooks
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        self.conversions = Conversions()
         self.streams = Streams(self.seed, self.device)
         self.rank, self.world_size = self.trainer.global_rank, self.trainer.world_size
         how = self.optimization
@@ -190,7 +193,7 @@ class GAN(LightningModule):
         self.streams.seed_layers(self.images_seen * self.world_size + self.rank)
         self.calls.begin_cycle()
         self.scheduled = self.schedules.at(self.images_seen, self.budget_images)
-        with self.casts_kept():
+        with self.conversions.in_use(self.device.type, self.autocast_dtype is not None):
             alternating(self, real, labels)
         half_life = self.ema_half_life_images * self.scheduled.half_life_factor
         images = self.images_seen - self.images_before
@@ -240,11 +243,6 @@ class GAN(LightningModule):
         if self.autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast_dtype)
-
-    def casts_kept(self) -> AbstractContextManager[None]:
-        """Between two updates, weights are converted to lower precision once, not in each of `autocast`'s passes."""
-        # The outermost context clears autocast's cache; `Player.step` does when it has moved weights.
-        return nullcontext() if self.autocast_dtype is None else torch.autocast(self.device.type, enabled=False)
 
     def generate(self, latents: Tensor) -> Tensor:
         """Fakes in float32 from the generator as it is being trained."""

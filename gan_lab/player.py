@@ -86,7 +86,7 @@ class Player:
             if gan.scheduled.beta2 is not None:
                 group["betas"] = (group["betas"][0], gan.scheduled.beta2)
         self.optimizer.step()
-        torch.clear_autocast_cache()  # of the weights as they were
+        gan.conversions.forget(self.parameters)
         for parameter in self.parameters:  # as zero_grad does, without its profiling
             parameter.grad = None
 

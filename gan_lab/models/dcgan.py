@@ -14,6 +14,7 @@ from gan_lab.models.layers import (
     DoublingConv,
     HalvingConv,
     LastLayer,
+    LeakyReLU,
     MinibatchStd,
     Norm,
     feature_maps,
@@ -53,14 +54,14 @@ class Generator(nn.Module):
         self.sizes = halved_sizes(size, depth)[::-1]
         channels = _channels(width, len(self.sizes) - 1, max_width)[::-1]
         self.dense = nn.Linear(latent_dim, channels[0] * self.sizes[0] ** 2)
-        self.start = nn.Sequential(image_norm(norm, channels[0]), nn.LeakyReLU(slope, inplace=True))
+        self.start = nn.Sequential(image_norm(norm, channels[0]), LeakyReLU(slope))
         self.levels = nn.ModuleList()
         for num_inputs, num_outputs in pairwise(channels):
             self.levels.append(
                 nn.Sequential(
                     DoublingConv(num_inputs, num_outputs, bias=norm == "none"),
                     image_norm(norm, num_outputs),
-                    nn.LeakyReLU(slope, inplace=True),
+                    LeakyReLU(slope),
                 )
             )
         self.levels.append(nn.Sequential(DoublingConv(channels[-1], num_channels), nn.Tanh()))
@@ -111,7 +112,7 @@ class Discriminator(nn.Module):
                 nn.Sequential(
                     HalvingConv(num_inputs, num, bias=level_norm == "none"),
                     image_norm(level_norm, num),
-                    nn.LeakyReLU(slope, inplace=True),
+                    LeakyReLU(slope),
                 )
             )
         self.group = MinibatchStd(minibatch_std) if minibatch_std > 0 else nn.Identity()

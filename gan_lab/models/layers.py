@@ -6,9 +6,11 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, leaky_relu, linear, pad
 from torch.nn.utils import parametrizations
 
+from gan_lab.conversions import kept
+from gan_lab.models import few_pixels
 from gan_lab.models.winograd import doubling_conv2d, halving_conv2d
 
 Norm = Literal["none", "batch", "layer", "instance"]
@@ -47,12 +49,20 @@ class LastLayer(nn.Linear):
     def forward(self, features: Tensor) -> Tensor:
         weight = self.weight
         if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
-            weight = weight.unflatten(1, features.shape[1:]).permute(0, 2, 3, 1).flatten(1)
+            shape = features.shape[1:]
+            weight = kept(weight, shape, lambda: self.weight.unflatten(1, shape).permute(0, 2, 3, 1).flatten(1))
             features = features.permute(0, 2, 3, 1)
         kind = features.device.type
         has_autocast = torch.amp.is_autocast_available(kind)  # "meta" has none
         with torch.autocast(kind, enabled=False) if has_autocast else nullcontext():
             return linear(features.flatten(1).to(weight.dtype), weight, self.bias)
+
+
+class LeakyReLU(nn.LeakyReLU):
+    """In place, but for views of other tensors, of which autograd would make copies in each direction."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return leaky_relu(inputs, self.negative_slope, inplace=not inputs._is_view())
 
 
 class FourierFeatures(nn.Module):
@@ -220,6 +230,10 @@ class HalvingConv(nn.Conv2d):
         super().__init__(num_inputs, num_outputs, 4, stride=2, padding=1, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
+        height, width = images.shape[-2:]
+        even = height % 2 == 0 and width % 2 == 0
+        if even and few_pixels.pays(images, self.in_channels, height // 2, width // 2):
+            return few_pixels.halving(images, self.weight, self.bias)
         return halving_conv2d(images, self.weight, self.bias)
 
 
@@ -231,6 +245,8 @@ class DoublingConv(nn.ConvTranspose2d):
 
     def forward(self, images: Tensor, output_size: list[int] | None = None) -> Tensor:
         assert output_size is None
+        if few_pixels.pays(images, self.out_channels, *images.shape[-2:]):
+            return few_pixels.doubling(images, self.weight, self.bias)
         return doubling_conv2d(images, self.weight, self.bias)
 
 

@@ -2,12 +2,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from gan_lab.conversions import Conversions
 from gan_lab.models.layers import (
     Dropout,
     FourierFeatures,
     LastLayer,
+    LeakyReLU,
     Lowpass,
     MinibatchStd,
     UpsampledConv,
@@ -428,3 +431,47 @@ def test_the_last_layer_computes_in_float32_and_gives_gradients_back_in_the_feat
 
 def test_the_last_layer_takes_tensors_of_a_device_without_autocast():
     assert LastLayer(12, 2).to("meta")(torch.empty(4, 3, 2, 2, device="meta")).shape == (4, 2)
+
+
+def test_the_last_layers_weights_are_turned_once_between_updates():
+    torch.manual_seed(0)
+    layer = LastLayer(12, 2)
+    features = [torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+
+    def turns_and_gradient():
+        with FunctionsCalled() as called:
+            loss = sum(layer(one).square().sum() for one in features)
+            (gradient,) = torch.autograd.grad(loss, layer.weight)
+        return called.names.count("aten.clone.default"), gradient
+
+    num, expected = turns_and_gradient()
+    with Conversions().in_use("cpu", False):
+        num_kept, gradient = turns_and_gradient()
+    assert (num, num_kept) == (4, 2)  # there and back
+    torch.testing.assert_close(gradient, expected)
+
+
+class FunctionsCalled(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+def test_leaky_relu_is_torchs_in_place_but_not_on_views(slope):
+    given = torch.tensor([-1.0, -0.5, 0.5, 1.0])
+    expected = nn.LeakyReLU(slope)(given)
+    own, view = given.clone(), given.clone().view(2, 2)
+    assert LeakyReLU(slope)(own).data_ptr() == own.data_ptr()
+    assert torch.equal(own, expected)
+    assert torch.equal(LeakyReLU(slope)(view).flatten(), expected)
+    assert torch.equal(view.flatten(), given)
+    # Of a view, gradients in its order of memory come back without a copy.
+    base = torch.randn(4, 2, 2, 3, requires_grad=True)
+    with FunctionsCalled() as called:
+        LeakyReLU(slope)(base.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).sum().backward()
+    assert not {"aten.clone.default", "aten.copy_.default"} & set(called.names)
