@@ -61,7 +61,8 @@ def kept(weight: Tensor, what_for: Hashable, make: Callable[[], Form]) -> Form:
     entry = known.get(id(weight))
     if entry is None or entry[0] is not weight or entry[1] != weight._version:
         entry = known[id(weight)] = weight, weight._version, {}
-    key = what_for, torch.is_grad_enabled()
-    if key not in entry[2]:
-        entry[2][key] = make()
-    return entry[2][key]
+    forms = entry[2]
+    if what_for not in forms:
+        with torch.enable_grad():  # others may need the graph
+            forms[what_for] = make()
+    return forms[what_for]

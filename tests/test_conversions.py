@@ -45,12 +45,16 @@ def test_fused_optimizers_leave_no_sign_of_a_change():
     assert weight._version == version
 
 
-def test_a_form_without_a_graph_is_not_taken_where_one_is_needed():
+def test_a_form_has_a_graph_for_those_who_need_it():
     weight = parameter()
     with Conversions().in_use("cpu", True):
         with torch.no_grad():
-            assert not twice(weight).requires_grad
-        assert twice(weight).requires_grad
+            form = twice(weight)
+        assert twice(weight) is form
+        form.sum().backward()
+    assert weight.grad.tolist() == [2, 2, 2]
+    with torch.no_grad():
+        assert not twice(weight).requires_grad
 
 
 def test_weights_that_are_computed_are_not_known_again():

@@ -1,12 +1,18 @@
+from functools import partial
+
 import pytest
 import torch
+from tiny import ready, sgd
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_lab.conversions import Conversions
+from gan_lab.losses import vanilla
 from gan_lab.models import dcgan, few_pixels
 from gan_lab.models.few_pixels import Matrix, Weight, doubling, halving
 from gan_lab.models.layers import DoublingConv, HalvingConv, spectrally_normalised
+from gan_lab.module import GAN, Optimization
+from gan_lab.penalties import r1
 
 SIDES = [(1, 1), (2, 2), (1, 4), (3, 2), (4, 4)]
 
@@ -240,3 +246,38 @@ def test_weights_that_are_computed_in_each_pass_are_not_kept(monkeypatch):
     with Conversions().in_use("cpu", True), torch.autocast("cpu", torch.bfloat16):
         layer(images), layer(images)
     assert made.num == 2
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training_makes_a_matrix_for_each_update_of_the_weights(accumulate, monkeypatch):
+    """And moves them as torch's convolutions do."""
+    num_cycles = 3
+
+    def trained() -> torch.Tensor:
+        torch.manual_seed(0)
+        options = {"sample_shape": (1, 8, 8), "width": 8, "depth": 2, "init_std": 0.2}
+        gan = ready(
+            GAN(
+                generator=dcgan.Generator(latent_dim=4, **options),
+                discriminator=dcgan.Discriminator(**options),
+                latent_dim=4,
+                adversarial_loss=vanilla(),
+                optimization=Optimization(sgd(0.1), sgd(0.1), accumulate=accumulate),
+                penalties={"r1": partial(r1, weight=1.0)},
+                autocast_dtype=torch.bfloat16,
+                batch_size=64 * accumulate,
+                budget_images=10**6,
+            )
+        )
+        before = torch.cat([one.detach().flatten().clone() for one in gan.parameters()])
+        for _ in range(num_cycles):
+            gan.training_step(torch.rand(64 * accumulate, 1, 8, 8) * 2 - 1, 0)
+        return torch.cat([one.detach().flatten() for one in gan.parameters()]) - before
+
+    made = Made(monkeypatch)
+    own = trained()
+    assert made.num == 2 * num_cycles + 2 * (num_cycles + 1)  # of two layers of G, two of D
+    monkeypatch.setattr(few_pixels, "FEWEST_IMAGES", 10**6)
+    torchs = trained()
+    assert made.num == 2 * num_cycles + 2 * (num_cycles + 1)
+    assert 0 < (own - torchs).norm() < 0.02 * torchs.norm()
