@@ -58,9 +58,11 @@ def test_a_form_has_a_graph_for_those_who_need_it():
 
 
 def test_weights_that_are_computed_are_not_known_again():
-    with Conversions().in_use("cpu", False):
+    conversions = Conversions()
+    with conversions.in_use("cpu", False):
         for factor in (2, 3):  # the second may lie where the first did
             assert twice(parameter() * factor).tolist() == [2 * factor] * 3
+    assert not conversions.known  # where they would pile up
 
 
 def test_a_weight_where_another_was_is_another():
