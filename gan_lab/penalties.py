@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, kl_div, log_softmax, relu
 
 from gan_lab.constraints import Decay, Fraction, NonNegativeFloat, PositiveInt, Range
+from gan_lab.models.layers import only_slopes
 
 Discriminator = Callable[[Tensor], Tensor]
 Uniform = Callable[[tuple[int, ...]], Tensor]
@@ -88,7 +89,8 @@ def input_gradient(discriminator: Discriminator, *batches: Tensor) -> Tensor:
         total = torch.cat(discriminator.logits(*batches)).sum()
     else:
         inputs = (torch.cat(batches).detach().requires_grad_(True),)
-        total = discriminator(*inputs).sum()
+        with only_slopes():
+            total = discriminator(*inputs).sum()
     return torch.cat([one.flatten(1) for one in torch.autograd.grad(total, inputs, create_graph=True)])
 
 

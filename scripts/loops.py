@@ -10,13 +10,20 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, interpolate, linear, softplus
+from torch.nn.functional import conv2d, dropout, interpolate, leaky_relu, linear, softplus
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import DoublingConv, Dropout, HalvingConv, LastLayer, UpsampledConv, mixes_samples
+from gan_lab.models.layers import (
+    DoublingConv,
+    HalvingConv,
+    LastLayer,
+    LeakyReLUDropout,
+    UpsampledConv,
+    mixes_samples,
+)
 
 
 class Parts(NamedTuple):
@@ -99,6 +106,10 @@ def flat_layer(layer: LastLayer, features: Tensor) -> Tensor:
     return linear(features.flatten(1), layer.weight, layer.bias)
 
 
+def relu_and_dropout(layer: LeakyReLUDropout, inputs: Tensor) -> Tensor:
+    return dropout(leaky_relu(inputs, layer.negative_slope), layer.p, layer.training)
+
+
 def as_torch_has_it(network: nn.Module) -> None:
     """Layers that gan_lab computes in another way, and the order of their inputs in memory, back as they come."""
     for layer in network.modules():
@@ -106,8 +117,8 @@ def as_torch_has_it(network: nn.Module) -> None:
             layer.forward = partial(two_layers, layer)  # type: ignore[method-assign]
         if isinstance(layer, DoublingConv):
             layer.forward = partial(nn.ConvTranspose2d.forward, layer)  # type: ignore[method-assign]
-        if isinstance(layer, Dropout):
-            layer.forward = partial(nn.Dropout.forward, layer)  # type: ignore[method-assign]
+        if isinstance(layer, LeakyReLUDropout):
+            layer.forward = partial(relu_and_dropout, layer)  # type: ignore[method-assign]
         if isinstance(layer, LastLayer):
             layer.forward = partial(flat_layer, layer)  # type: ignore[method-assign]
         if isinstance(layer, HalvingConv):

@@ -1,12 +1,15 @@
 """The parts that the families share: normalisation by name, initialisation, sizes of a strided stack, resampling."""
 
-from contextlib import nullcontext
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, leaky_relu, linear, pad
+from torch.nn import functional
+from torch.nn.functional import avg_pool2d, conv2d, conv_transpose2d, interpolate, linear, pad
 from torch.nn.utils import parametrizations
 
 from gan_lab.conversions import kept
@@ -58,11 +61,47 @@ class LastLayer(nn.Linear):
             return linear(features.flatten(1).to(weight.dtype), weight, self.bias)
 
 
+class _OnlySlopes(threading.local):
+    asked = False
+
+
+_only_slopes = _OnlySlopes()
+
+
+@contextmanager
+def only_slopes() -> Iterator[None]:
+    """Within are passes of which only the derivatives by their inputs are used, and in turn derived: a penalty's.
+
+    Torch's second derivative of a LeakyReLU with respect to its inputs is a tensor of zeros, which then takes its way
+    back through all layers before, weights' gradients included: a seventh of WGAN-GP's work. A product with the slopes
+    has no such derivative. It takes one operator more, so passes with other uses are torch's.
+    """
+    before, _only_slopes.asked = _only_slopes.asked, True
+    try:
+        yield
+    finally:
+        _only_slopes.asked = before
+
+
+def _times_slopes(inputs: Tensor, slope: float, factors: Tensor) -> Tensor:
+    """leaky_relu(inputs) * factors, the factors with no graph."""
+    return inputs * torch.ops.aten.leaky_relu_backward(factors, inputs.detach(), slope, False)
+
+
+def leaky_relu(inputs: Tensor, slope: float = 0.0) -> Tensor:
+    """torch's; see `only_slopes`."""
+    if _only_slopes.asked and inputs.requires_grad:
+        return _times_slopes(inputs, slope, inputs.new_ones(()).expand_as(inputs))
+    return functional.leaky_relu(inputs, slope)
+
+
 class LeakyReLU(nn.LeakyReLU):
-    """In place, but for views of other tensors, of which autograd would make copies in each direction."""
+    """In place, but for `only_slopes` and for views of other tensors, of which autograd would make copies both ways."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return leaky_relu(inputs, self.negative_slope, inplace=not inputs._is_view())
+        if _only_slopes.asked or inputs._is_view():
+            return leaky_relu(inputs, self.negative_slope)
+        return functional.leaky_relu(inputs, self.negative_slope, inplace=True)
 
 
 class FourierFeatures(nn.Module):
@@ -89,13 +128,32 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
+        factors = self.factors(inputs)
+        return super().forward(inputs) if factors is None else inputs * factors
+
+    def factors(self, inputs: Tensor) -> Tensor | None:
+        """What a pass multiplies inputs by, of their shape and type; None where torch's dropout is to be taken."""
         num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
         if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
-            return super().forward(inputs)
+            return None
         draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
         kept = torch.empty(inputs.shape, dtype=inputs.dtype)  # 0 or 1; made of truth values: four times as slow
-        return inputs * torch.lt(bits, num_kept - 2**15, out=kept).mul_(2**16 / num_kept)
+        return torch.lt(bits, num_kept - 2**15, out=kept).mul_(2**16 / num_kept)
+
+
+class LeakyReLUDropout(Dropout):
+    """LeakyReLU, then dropout: one product with the slopes of what is kept, which is cheaper to derive, too."""
+
+    def __init__(self, slope: float, p: float):
+        super().__init__(p)
+        self.negative_slope = slope
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        factors = self.factors(inputs)
+        if factors is None:
+            return nn.Dropout.forward(self, leaky_relu(inputs, self.negative_slope))
+        return _times_slopes(inputs, self.negative_slope, factors)
 
 
 class MinibatchStd(nn.Module):

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
-    Dropout,
     FourierFeatures,
     LastLayer,
+    LeakyReLU,
+    LeakyReLUDropout,
     VectorNorm,
     spectrally_normalise,
     vector_norm,
@@ -24,9 +25,11 @@ def _hidden(sizes: list[int], norm: VectorNorm, slope: float, dropout: float = 0
     """Linear, norm, LeakyReLU and dropout for each step of `sizes`."""
     layers: list[nn.Module] = []
     for num_inputs, num_outputs in pairwise(sizes):
-        layers += [nn.Linear(num_inputs, num_outputs), vector_norm(norm, num_outputs), nn.LeakyReLU(slope)]
+        layers += [nn.Linear(num_inputs, num_outputs), vector_norm(norm, num_outputs)]
         if dropout > 0:
-            layers.append(Dropout(dropout))
+            layers += [nn.Identity(), LeakyReLUDropout(slope, dropout)]  # in two places, as in older checkpoints
+        else:
+            layers.append(LeakyReLU(slope))
     return layers
 
 

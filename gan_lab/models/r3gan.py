@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from gan_lab.constraints import NonNegativeFloat, PositiveInt
-from gan_lab.models.layers import Lowpass, halved_sizes, square_image, upsample_bilinear
+from gan_lab.models.layers import (
+    LeakyReLU,
+    Lowpass,
+    halved_sizes,
+    square_image,
+    upsample_bilinear,
+)
 
 
 def _initialised(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> nn.Module:
@@ -49,9 +55,9 @@ class ResidualBlock(nn.Module):
         gain = (2 / (1 + slope**2)) ** 0.5 * num_all_blocks ** (-1 / 4)  # L^(-1 / (2m - 2)) for the m = 3 layers
         self.layers = nn.Sequential(
             _initialised(nn.Conv2d(num_channels, inner, 1), gain),
-            nn.LeakyReLU(slope, inplace=True),
+            LeakyReLU(slope),
             _initialised(nn.Conv2d(inner, inner, 3, padding=1, groups=groups), gain),
-            nn.LeakyReLU(slope, inplace=True),
+            LeakyReLU(slope),
             _initialised(nn.Conv2d(inner, num_channels, 1, bias=False), 0.0),
         )
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gan_lab.constraints import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gan_lab.models.layers import (
     LastLayer,
+    LeakyReLU,
     MinibatchStd,
     Norm,
     UpsampledConv,
@@ -27,16 +28,14 @@ from gan_lab.models.layers import (
 
 def doubled(num_inputs: int, num_outputs: int, size: int, norm: Norm, slope: float) -> nn.Sequential:
     """(N, C, H, W) -> (N, C', S, S): twice the side by nearest pixels, 3x3 convolution, norm, LeakyReLU."""
-    return nn.Sequential(
-        UpsampledConv(num_inputs, num_outputs, size), image_norm(norm, num_outputs), nn.LeakyReLU(slope, inplace=True)
-    )
+    return nn.Sequential(UpsampledConv(num_inputs, num_outputs, size), image_norm(norm, num_outputs), LeakyReLU(slope))
 
 
 def halved(num_inputs: int, num_outputs: int, norm: Norm, slope: float, dropout: float) -> nn.Sequential:
     """(N, C, H, W) -> (N, C', H', W'), half the side: 3x3 convolution by 2, LeakyReLU, Dropout2d, norm."""
     return nn.Sequential(
         nn.Conv2d(num_inputs, num_outputs, 3, stride=2, padding=1),  # rounds an odd side's half up
-        nn.LeakyReLU(slope, inplace=True),
+        LeakyReLU(slope),
         nn.Dropout2d(dropout),
         image_norm(norm, num_outputs),
     )

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from gan_lab.models.dcgan import Discriminator, Generator
-from gan_lab.models.layers import DoublingConv, HalvingConv, LastLayer
+from gan_lab.models.layers import DoublingConv, HalvingConv, LastLayer, LeakyReLU
 
 SIZES = (8, 9, 16, 28, 30, 32, 37, 64, 100, 128)
 
@@ -43,19 +43,19 @@ def test_generated_images_can_reach_both_ends():
 
 def test_the_papers_generator_at_64_pixels():
     generator = Generator(sample_shape=(3, 64, 64), latent_dim=100, width=128, norm="batch")
-    kinds = (nn.Linear, nn.ConvTranspose2d, nn.BatchNorm2d, nn.LeakyReLU, nn.Tanh)
+    kinds = (nn.Linear, nn.ConvTranspose2d, nn.BatchNorm2d, LeakyReLU, nn.Tanh)
     layers = [layer for layer in generator.modules() if isinstance(layer, kinds)]
 
     assert [type(layer) for layer in layers] == [
         nn.Linear,
-        *[nn.BatchNorm2d, nn.LeakyReLU, DoublingConv] * 4,
+        *[nn.BatchNorm2d, LeakyReLU, DoublingConv] * 4,
         nn.Tanh,
     ]
     assert layers[0].out_features == 1024 * 4 * 4
     convolutions = [layer for layer in layers if isinstance(layer, nn.ConvTranspose2d)]
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(1024, 512), (512, 256), (256, 128), (128, 3)]
     assert {(c.kernel_size, c.stride, c.padding) for c in convolutions} == {((4, 4), (2, 2), (1, 1))}
-    assert [layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)] == [0.0] * 4  # ReLU
+    assert [layer.negative_slope for layer in layers if isinstance(layer, LeakyReLU)] == [0.0] * 4  # ReLU
     by_hand = (
         (100 * 16384 + 16384 + 2 * 1024)
         + (1024 * 512 * 16 + 2 * 512)
@@ -68,18 +68,18 @@ def test_the_papers_generator_at_64_pixels():
 
 def test_the_papers_discriminator_at_64_pixels():
     discriminator = Discriminator(sample_shape=(3, 64, 64), width=128, norm="batch")
-    kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU)
+    kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, LeakyReLU)
     layers = [layer for layer in discriminator.modules() if isinstance(layer, kinds)]
 
     assert [type(layer) for layer in layers] == [
-        *[HalvingConv, nn.LeakyReLU],
-        *[HalvingConv, nn.BatchNorm2d, nn.LeakyReLU] * 3,
+        *[HalvingConv, LeakyReLU],
+        *[HalvingConv, nn.BatchNorm2d, LeakyReLU] * 3,
         LastLayer,
     ]
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(3, 128), (128, 256), (256, 512), (512, 1024)]
     assert {(c.kernel_size, c.stride, c.padding) for c in convolutions} == {((4, 4), (2, 2), (1, 1))}
-    assert [layer.negative_slope for layer in layers if isinstance(layer, nn.LeakyReLU)] == [0.2] * 4
+    assert [layer.negative_slope for layer in layers if isinstance(layer, LeakyReLU)] == [0.2] * 4
     assert layers[-1].in_features == 1024 * 4 * 4
     by_hand = (
         (3 * 128 * 16 + 128)

@@ -11,6 +11,7 @@ from gan_lab.models.layers import (
     FourierFeatures,
     LastLayer,
     LeakyReLU,
+    LeakyReLUDropout,
     Lowpass,
     MinibatchStd,
     UpsampledConv,
@@ -20,6 +21,7 @@ from gan_lab.models.layers import (
     initialise_normal,
     mixes_samples,
     most_halvings,
+    only_slopes,
     pooled_conv,
     spectrally_normalised,
     square_image,
@@ -475,3 +477,63 @@ def test_leaky_relu_is_torchs_in_place_but_not_on_views(slope):
     with FunctionsCalled() as called:
         LeakyReLU(slope)(base.permute(0, 3, 1, 2)).permute(0, 2, 3, 1).sum().backward()
     assert not {"aten.clone.default", "aten.copy_.default"} & set(called.names)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("kept", [1.0, 0.7])
+def test_slopes_alone_have_torchs_derivatives_without_the_zeros(slope, kept):
+    """Of a penalty on the gradient of a network of two dense layers: the same derivatives, two products fewer."""
+    torch.manual_seed(0)
+    points = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    first, second = nn.Linear(3, 4).double(), nn.Linear(4, 1, bias=False).double()
+    layer = LeakyReLU(slope) if kept == 1 else LeakyReLUDropout(slope, 1 - kept)
+
+    def products_and_derivatives(activation):
+        torch.manual_seed(1)
+        with FunctionsCalled() as called:
+            total = second(activation(first(points))).sum()
+            (gradient,) = torch.autograd.grad(total, points, create_graph=True)
+            penalty = gradient.square().sum()
+            results = torch.autograd.grad(penalty, [first.weight, second.weight])
+        return called.names.count("aten.mm.default"), [gradient, *results]
+
+    def plain(inputs):
+        factors = Dropout(1 - kept).factors(inputs)
+        return nn.functional.leaky_relu(inputs, slope) * (1 if factors is None else factors)
+
+    num, expected = products_and_derivatives(plain)
+    with only_slopes():
+        num_own, own = products_and_derivatives(layer)
+    torch.testing.assert_close(own, expected, rtol=1e-12, atol=1e-12)
+    assert all(one.abs().max() > 0.01 for one in own)
+    assert num_own < num
+
+
+def test_only_slopes_ends_and_leaves_passes_without_a_graph_alone():
+    layer, inputs = LeakyReLU(0.2), torch.randn(4, 3)
+    weights = torch.ones(3, requires_grad=True)
+    with only_slopes():
+        with only_slopes():
+            pass
+        with FunctionsCalled() as called:
+            layer(inputs.clone() * weights)
+            assert called.names.count("aten.leaky_relu_backward.default") == 1
+            layer(inputs.clone())
+        assert called.names.count("aten.leaky_relu_backward.default") == 1
+    with FunctionsCalled() as called:
+        layer(inputs.clone() * weights)
+    assert "aten.leaky_relu_backward.default" not in called.names
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("training", [True, False])
+def test_leaky_relu_with_dropout_is_one_after_the_other(p, training):
+    inputs = torch.randn(64, 32, dtype=torch.float64, requires_grad=True)
+    results = []
+    for layer in (LeakyReLUDropout(0.2, p), nn.Sequential(nn.LeakyReLU(0.2), Dropout(p))):
+        torch.manual_seed(0)
+        outputs = layer.train(training)(inputs)
+        results.append([outputs, *torch.autograd.grad(outputs.sin().sum(), inputs)])
+    torch.testing.assert_close(*results, rtol=1e-14, atol=1e-14)
+    assert LeakyReLUDropout(0.2, p)(inputs.to("meta")).is_meta
+    assert LeakyReLUDropout(0.2, p)(inputs.bfloat16()).dtype == torch.bfloat16

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, leaky_relu
 
-from gan_lab.models.layers import LastLayer, UpsampledConv
+from gan_lab.models.layers import LastLayer, LeakyReLU, UpsampledConv
 from gan_lab.models.upconv import Discriminator, Generator
 
 
@@ -19,11 +19,11 @@ def test_pytorch_gans_generator_at_32_pixels():
     """Generator of eriklindernoren/PyTorch-GAN, implementations/dcgan/dcgan.py, but for BatchNorm's eps."""
     generator = Generator(sample_shape=(1, 32, 32))
 
-    kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU, nn.Tanh)
+    kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, LeakyReLU, nn.Tanh)
     assert [type(layer) for layer in layers_of(generator, *kinds)] == [
         nn.Linear,
         nn.BatchNorm2d,
-        *[UpsampledConv, nn.BatchNorm2d, nn.LeakyReLU] * 2,
+        *[UpsampledConv, nn.BatchNorm2d, LeakyReLU] * 2,
         nn.Conv2d,
         nn.Tanh,
     ]
@@ -32,7 +32,7 @@ def test_pytorch_gans_generator_at_32_pixels():
     assert {(c.kernel_size, c.stride, c.padding) for c in convolutions} == {((3, 3), (1, 1), (1, 1))}
     assert generator.dense.out_features == 128 * 8 * 8
     assert {layer.eps for layer in layers_of(generator, nn.BatchNorm2d)} == {1e-5}  # 0.8 there
-    assert {layer.negative_slope for layer in layers_of(generator, nn.LeakyReLU)} == {0.2}
+    assert {layer.negative_slope for layer in layers_of(generator, LeakyReLU)} == {0.2}
     by_hand = (
         (100 * 8192 + 8192 + 2 * 128) + (128 * 128 * 9 + 128 + 2 * 128) + (128 * 64 * 9 + 64 + 2 * 64) + (64 * 9 + 1)
     )
@@ -42,17 +42,17 @@ def test_pytorch_gans_generator_at_32_pixels():
 def test_pytorch_gans_discriminator_at_32_pixels():
     discriminator = Discriminator(sample_shape=(1, 32, 32), norm="batch")
 
-    kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, nn.LeakyReLU, nn.Dropout2d)
+    kinds = (nn.Linear, nn.Conv2d, nn.BatchNorm2d, LeakyReLU, nn.Dropout2d)
     assert [type(layer) for layer in layers_of(discriminator, *kinds)] == [
-        *[nn.Conv2d, nn.LeakyReLU, nn.Dropout2d],
-        *[nn.Conv2d, nn.LeakyReLU, nn.Dropout2d, nn.BatchNorm2d] * 3,
+        *[nn.Conv2d, LeakyReLU, nn.Dropout2d],
+        *[nn.Conv2d, LeakyReLU, nn.Dropout2d, nn.BatchNorm2d] * 3,
         LastLayer,
     ]
     convolutions = layers_of(discriminator, nn.Conv2d)
     assert [(c.in_channels, c.out_channels) for c in convolutions] == [(1, 16), (16, 32), (32, 64), (64, 128)]
     assert {(c.kernel_size, c.stride, c.padding) for c in convolutions} == {((3, 3), (2, 2), (1, 1))}
     assert {layer.p for layer in layers_of(discriminator, nn.Dropout2d)} == {0.25}
-    assert {layer.negative_slope for layer in layers_of(discriminator, nn.LeakyReLU)} == {0.2}
+    assert {layer.negative_slope for layer in layers_of(discriminator, LeakyReLU)} == {0.2}
     by_hand = (
         (1 * 16 * 9 + 16)
         + (16 * 32 * 9 + 32 + 2 * 32)
