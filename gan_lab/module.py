@@ -16,6 +16,7 @@ from gan_lab.conversions import Conversions
 from gan_lab.data.batches import Batch, Told
 from gan_lab.ema import LARGEST_DECAY, Average, ema_decay
 from gan_lab.losses import AdversarialLoss
+from gan_lab.means import Means
 from gan_lab.models.layers import mixes_samples
 from gan_lab.optimizers import Schedule, lr_factor
 from gan_lab.penalties import Discriminator, Passes, Uniform
@@ -143,8 +144,7 @@ class GAN(LightningModule):
         self.lr_scale = 1.0  # what roll-backs have multiplied the learning rates by
         self.measure_gradients = False  # set for the cycles at whose end metrics are written
         self.gradient_norms: dict[str, Tensor] = {}
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._means = Means()
         self._judged: list[Tensor] = []
         # BatchNorm must see real and fake apart; otherwise one pass over both is the same and faster.
         self._one_pass = not mixes_samples(discriminator)
@@ -357,7 +357,7 @@ class GAN(LightningModule):
             self.augment.observe(sign, self.batch_size)
         for name, part in (("loss", self.adversarial_loss), ("augment", self.augment)):
             for key in getattr(part, "shown", ()):
-                self.record(f"{name}/{key}", self.memories[name][key])
+                self.record(f"{name}/{key}", self.memories[name][key].clone())  # which a later step may overwrite
 
     @torch.no_grad()
     def plain_logits(self, samples: Tensor, labels: Tensor | None) -> Tensor:
@@ -377,26 +377,21 @@ class GAN(LightningModule):
     # ------------------------------------------------------------------ what was recorded
 
     def record(self, name: str, value: Tensor) -> None:
-        """Adds a value to the mean that the next log point writes; stays on the device."""
-        value = value.detach()
-        if name in self._sums:
-            self._sums[name] += value
-            self._counts[name] += 1
-        else:
-            self._sums[name], self._counts[name] = value.clone(), 1
+        """Adds the mean of a value, which is not overwritten later, to the mean that the next log point writes."""
+        # Graphs of kernels leave what they return where their next run will write.
+        self._means.add(name, value.clone() if self.compile_how == "cuda_graphs" else value)
 
     def take_metrics(self) -> dict[str, float]:
         """Means since the last call, over all processes, and the last gradient norms; waits for the device."""
         self.generator_player.check_finite(self)
         self.discriminator_player.check_finite(self)
-        names = list(self._sums)
-        means = torch.stack([self._sums[name].double() / self._counts[name] for name in names])
+        names, means = self._means.pop()
         if self.world_size > 1:
             torch.distributed.all_reduce(means)
             means /= self.world_size
         metrics = dict(zip(names, means.tolist(), strict=True))
         metrics |= {name: float(norm) for name, norm in self.gradient_norms.items()}
-        self._sums, self._counts, self.gradient_norms = {}, {}, {}
+        self.gradient_norms = {}
         return metrics
 
     def publish(self, loggers: Sequence[Any], metrics: dict[str, float], card: dict[str, Any] | None = None) -> None:
@@ -444,7 +439,7 @@ class GAN(LightningModule):
             "counters": {"images_seen": self.images_seen, "d_steps": self.d_steps, "g_steps": self.g_steps},
             "pending_decay": self.pending_decay,
             "wall_seconds": self.wall_seconds,
-            "recorded": {"sums": self._sums, "counts": self._counts},
+            "recorded": self._means.state(),
             "memories": self.memories,
             **({} if self.encoder is None else {"encoder": self.encoder.state_dict()}),
         }
@@ -480,8 +475,8 @@ class GAN(LightningModule):
             # The configuration decides the options, so that `resume optimizer.lr=...` takes effect.
             for group, options in zip(player.optimizer.param_groups, new_options, strict=True):
                 group.update(options)
-        self._sums = {name: value.to(self.device) for name, value in state["recorded"]["sums"].items()}
-        self._counts = dict(state["recorded"]["counts"])
+        if "sums" not in state["recorded"]:  # older runs': the next log point begins where they stopped
+            self._means.load_state(state["recorded"], self.device)
         for name, memory in self.memories.items():
             memory.update({key: value.to(self.device) for key, value in state["memories"][name].items()})
 

@@ -64,9 +64,9 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None, w
             term = gan.conditioning.told_term(told_outputs[0], told[1][part]).mean()
         gan.discriminator_player.backward(total(loss, penalty, term), gan)
         gan.record("loss/discriminator", loss)
-        gan.record("logits/real", real_logits.mean())
-        gan.record("logits/fake", fake_logits.mean())
-        gan.record("discriminator/accuracy", (real_logits > fake_logits).float().mean())
+        gan.record("logits/real", real_logits)
+        gan.record("logits/fake", fake_logits)
+        gan.record("discriminator/accuracy", real_logits > fake_logits)
         if gan.penalties:  # of a lazy one 0 where it is not taken: the mean is what it weighs
             gan.record("loss/penalty", loss.new_zeros(()) if penalty is None else penalty)
         if term is not None:
