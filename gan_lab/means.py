@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-MOST_WAITING = 256
+MOST_WAITING = 64
 """Values of one name whose own means are taken at once, with kernels that many of them share."""
 
 
