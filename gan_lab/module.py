@@ -306,7 +306,8 @@ class GAN(LightningModule):
         for batch in (real, fake):
             batch.requires_grad_()
         values = [penalty(passes, real, fake, uniform).mean() for penalty in penalties]
-        return torch.stack(values).sum() * self.scheduled.penalty_factor
+        value = values[0] if len(values) == 1 else torch.stack(values).sum()
+        return value if self.scheduled.penalty_factor == 1 else value * self.scheduled.penalty_factor
 
     def told_batch(self) -> tuple[Tensor, Tensor] | None:
         """This process's samples, as many as reals, whose labels D is told in its next update; None without such."""

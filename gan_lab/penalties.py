@@ -12,7 +12,7 @@ is part of the update, and nothing needs to be adapted.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, cast
 
 import torch
@@ -86,12 +86,17 @@ def input_gradient(discriminator: Discriminator, *batches: Tensor) -> Tensor:
     # The one exception, minibatch_std, adds what a sample does to its group's logits, as in StyleGAN2's R1.
     if isinstance(discriminator, Passes) and all(batch.requires_grad for batch in batches):
         inputs = batches
-        total = torch.cat(discriminator.logits(*batches)).sum()
+        total = _joined(discriminator.logits(*batches)).sum()
     else:
-        inputs = (torch.cat(batches).detach().requires_grad_(True),)
+        inputs = (_joined(batches).detach().requires_grad_(True),)
         with only_slopes():
             total = discriminator(*inputs).sum()
-    return torch.cat([one.flatten(1) for one in torch.autograd.grad(total, inputs, create_graph=True)])
+    return _joined([one.flatten(1) for one in torch.autograd.grad(total, inputs, create_graph=True)])
+
+
+def _joined(batches: Sequence[Tensor]) -> Tensor:
+    """Without torch's copy of a single one, which takes its time both ways."""
+    return batches[0] if len(batches) == 1 else torch.cat(list(batches))
 
 
 def gradient(

@@ -102,7 +102,8 @@ class Matrix(Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return Weight.apply(gradient, *ctx.size), None, None, None
+        weight_of = Weight.apply if torch.is_grad_enabled() else _weight
+        return weight_of(gradient, *ctx.size), None, None, None
 
 
 class Weight(Function):
@@ -111,20 +112,24 @@ class Weight(Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, height: int, width: int) -> Tensor:
         ctx.size, ctx.dtype = (height, width), matrix.dtype
-        num_pixels, precise = height * width, torch.promote_types(matrix.dtype, torch.float32)
-        num_outputs, num_inputs = len(matrix) // num_pixels, matrix.shape[1] // (4 * num_pixels)
-        if _of_image(num_inputs):
-            places = _places(height, width, matrix.dtype).transpose(1, 2)
-            of_each_pixel = torch.bmm(matrix.reshape(num_pixels, num_outputs * num_inputs, -1), places)
-            return of_each_pixel.sum(dim=0, dtype=precise).view(num_outputs, num_inputs, 4, 4)
-        weight = torch.zeros(num_outputs, 4, 4, num_inputs, dtype=precise).permute(0, 3, 1, 2)
-        blocks, weights = _overlaid(matrix.contiguous(), weight, height, width)
-        torch._foreach_add_(weights, blocks)
-        return weight
+        return _weight(matrix, height, width)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return Matrix.apply(gradient, *ctx.size, ctx.dtype), None, None
+
+
+def _weight(matrix: Tensor, height: int, width: int) -> Tensor:
+    num_pixels, precise = height * width, torch.promote_types(matrix.dtype, torch.float32)
+    num_outputs, num_inputs = len(matrix) // num_pixels, matrix.shape[1] // (4 * num_pixels)
+    if _of_image(num_inputs):
+        places = _places(height, width, matrix.dtype).transpose(1, 2)
+        of_each_pixel = torch.bmm(matrix.reshape(num_pixels, num_outputs * num_inputs, -1), places)
+        return of_each_pixel.sum(dim=0, dtype=precise).view(num_outputs, num_inputs, 4, 4)
+    weight = torch.zeros(num_outputs, 4, 4, num_inputs, dtype=precise).permute(0, 3, 1, 2)
+    blocks, weights = _overlaid(matrix.contiguous(), weight, height, width)
+    torch._foreach_add_(weights, blocks)
+    return weight
 
 
 @cache
