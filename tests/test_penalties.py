@@ -6,12 +6,14 @@ from functools import partial
 import pytest
 import torch
 from hydra.core.global_hydra import GlobalHydra
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gan_lab.compose import Composer
 from gan_lab.conditioning import Conditioning
 from gan_lab.config import problems_of
+from gan_lab.models.layers import LeakyReLU
 from gan_lab.penalties import (
     LeCam,
     Passes,
@@ -747,3 +749,36 @@ def test_class_consistency_needs_images_and_classes():
     GlobalHydra.instance().clear()
     assert len(problems) == 1, problems
     assert "penalty.class_consistency" in problems[0]
+
+
+class Products(TorchDispatchMode):
+    """How many products of matrices are computed."""
+
+    num = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.num += func is torch.ops.aten.mm.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("penalty", [wgan_gp, r1])
+def test_no_zeros_go_back_through_a_pass_of_the_penaltys_own(penalty):
+    """Two products of two dense layers, two of their slopes, three of these slopes' derivatives by the weights."""
+    torch.manual_seed(0)
+    first, second = nn.Linear(3, 4, bias=False), nn.Linear(4, 1, bias=False)
+    real, fake = torch.randn(2, 5, 3)
+
+    def products_and_gradients(activation):
+        with Products() as products:
+            values = penalty(lambda inputs: second(activation(first(inputs))).squeeze(1), real, fake, mixing)
+            gradients = torch.autograd.grad(values.sum(), [first.weight, second.weight])
+        return products.num, gradients
+
+    def mixing(shape):
+        return torch.full(shape, 0.3)
+
+    num, gradients = products_and_gradients(LeakyReLU(0.2))
+    more, expected = products_and_gradients(nn.LeakyReLU(0.2))
+    torch.testing.assert_close(gradients, expected)
+    assert num == 2 + 2 + 3
+    assert more > num  # torch's zeros go on through the first layer

@@ -522,6 +522,7 @@ def test_only_slopes_ends_and_leaves_passes_without_a_graph_alone():
         assert called.names.count("aten.leaky_relu_backward.default") == 1
     with FunctionsCalled() as called:
         layer(inputs.clone() * weights)
+        layer((inputs.clone() * weights).view(3, 4))
     assert "aten.leaky_relu_backward.default" not in called.names
 
 
