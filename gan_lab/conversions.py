@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 Form = TypeVar("Form")
 
@@ -53,9 +54,10 @@ def kept(weight: Tensor, what_for: Hashable, make: Callable[[], Form]) -> Form:
     """`make()`, or what it made of this weight for the same since the weight changed.
 
     Those who share a form share its graph, and so one conversion of the gradient: there may be several backward passes,
-    so the graph must keep no tensors. Weights that are computed in each pass, as by spectral_norm, are not known again.
+    so the graph must keep no tensors. What is no parameter, as a weight that spectral_norm computes in each pass, would
+    not be known again: it is not kept, nor is anything in compiled code.
     """
-    if _in_use.conversions is None or not weight.is_leaf:
+    if torch.compiler.is_compiling() or _in_use.conversions is None or not isinstance(weight, Parameter):
         return make()
     known = _in_use.conversions.known
     entry = known.get(id(weight))

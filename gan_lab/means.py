@@ -19,7 +19,8 @@ class Means:
 
     def add(self, name: str, value: Tensor) -> None:
         waiting = self._waiting.setdefault(name, [])
-        waiting.append(value.detach())
+        whole = value.untyped_storage().nbytes() == value.nbytes
+        waiting.append(value.detach() if whole else value.detach().clone())  # not to keep what it is a part of
         if len(waiting) == MOST_WAITING:
             self._take(name)
 

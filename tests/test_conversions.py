@@ -62,6 +62,8 @@ def test_weights_that_are_computed_are_not_known_again():
     with conversions.in_use("cpu", False):
         for factor in (2, 3):  # the second may lie where the first did
             assert twice(parameter() * factor).tolist() == [2 * factor] * 3
+            with torch.no_grad():
+                assert twice(parameter() * factor).tolist() == [2 * factor] * 3
     assert not conversions.known  # where they would pile up
 
 

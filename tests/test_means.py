@@ -51,3 +51,11 @@ def test_few_kernels_for_many_values():
         own.pop()
     ops = [event.name for event in profile.events() if event.name in ("aten::mean", "aten::add_", "aten::stack")]
     assert len(ops) < 15
+
+
+def test_a_part_of_something_large_does_not_keep_it():
+    own = Means()
+    own.add("a", torch.arange(2000.0).view(2, 1000)[:, 0])
+    own.add("a", torch.arange(2.0))
+    assert all(value.untyped_storage().nbytes() == 8 for value in own._waiting["a"])
+    assert own.pop()[1].tolist() == [(500 + 0.5) / 2]

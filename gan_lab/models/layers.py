@@ -50,10 +50,10 @@ class LastLayer(nn.Linear):
     """
 
     def forward(self, features: Tensor) -> Tensor:
-        weight = self.weight
+        weight = own = self.weight  # once: spectral_norm computes it anew each time
         if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
             shape = features.shape[1:]
-            weight = kept(weight, shape, lambda: self.weight.unflatten(1, shape).permute(0, 2, 3, 1).flatten(1))
+            weight = kept(own, shape, lambda: own.unflatten(1, shape).permute(0, 2, 3, 1).flatten(1))
             features = features.permute(0, 2, 3, 1)
         kind = features.device.type
         has_autocast = torch.amp.is_autocast_available(kind)  # "meta" has none
@@ -92,14 +92,18 @@ def leaky_relu(inputs: Tensor, slope: float = 0.0) -> Tensor:
     """torch's; see `only_slopes`."""
     if _only_slopes.asked and inputs.requires_grad:
         return _times_slopes(inputs, slope, inputs.new_ones(()).expand_as(inputs))
-    return functional.leaky_relu(inputs, slope)
+    # relu keeps its result for the derivative, as the next layer does, leaky_relu its inputs.
+    return functional.leaky_relu(inputs, slope) if slope > 0 else functional.relu(inputs)
 
 
 class LeakyReLU(nn.LeakyReLU):
-    """In place, but for `only_slopes` and for views of other tensors, of which autograd would make copies both ways."""
+    """In place, but for `only_slopes` and for views of other tensors, of which autograd would make copies both ways.
+
+    Compiled code, which cannot ask whether it is a view, finds its own way.
+    """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        if _only_slopes.asked or inputs._is_view():
+        if _only_slopes.asked or torch.compiler.is_compiling() or inputs._is_view():
             return leaky_relu(inputs, self.negative_slope)
         return functional.leaky_relu(inputs, self.negative_slope, inplace=True)
 
@@ -138,8 +142,8 @@ class Dropout(nn.Dropout):
             return None
         draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        kept = torch.empty(inputs.shape, dtype=inputs.dtype)  # 0 or 1; made of truth values: four times as slow
-        return torch.lt(bits, num_kept - 2**15, out=kept).mul_(2**16 / num_kept)
+        factors = torch.empty(inputs.shape, dtype=inputs.dtype)  # 0 or 1; made of truth values: four times as slow
+        return torch.lt(bits, num_kept - 2**15, out=factors).mul_(2**16 / num_kept)
 
 
 class LeakyReLUDropout(Dropout):

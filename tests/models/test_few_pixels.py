@@ -154,6 +154,9 @@ def test_other_precisions_devices_and_compiled_code_take_torchs_own():
             HalvingConv(64, 128).to(device)(images.to(device))
         assert torch.ops.aten.convolution in counter.get_flop_counts()["Global"]
 
+    with torch.autocast("cpu", torch.bfloat16):
+        assert HalvingConv(64, 128).double()(images.double()).dtype == torch.float64
+
     seen = []
 
     def backend(graph, _):

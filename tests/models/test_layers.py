@@ -6,6 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from gan_lab.conversions import Conversions
+from gan_lab.models import dcgan, mlp, r3gan, upconv
 from gan_lab.models.layers import (
     Dropout,
     FourierFeatures,
@@ -538,3 +539,35 @@ def test_leaky_relu_with_dropout_is_one_after_the_other(p, training):
     torch.testing.assert_close(*results, rtol=1e-14, atol=1e-14)
     assert LeakyReLUDropout(0.2, p)(inputs.to("meta")).is_meta
     assert LeakyReLUDropout(0.2, p)(inputs.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("family", [dcgan, upconv, mlp, r3gan])
+def test_networks_are_compiled_whole(family):
+    """No part of them asks what compiled code cannot know, or keeps what it makes of weights."""
+    torch.manual_seed(0)
+    options = {} if family is mlp else {"width": 4}
+    generator = family.Generator(sample_shape=(1, 16, 16), latent_dim=3, **options).eval()
+    discriminator = family.Discriminator(sample_shape=(1, 16, 16), **options).eval()
+    conversions, latents = Conversions(), torch.randn(2, 3)
+    with conversions.in_use("cpu", False), torch.no_grad():
+        expected = discriminator(generator(latents))
+        conversions.known.clear()
+        images = torch.compile(generator, backend="eager", fullgraph=True)(latents)
+        logits = torch.compile(discriminator, backend="eager", fullgraph=True)(images)
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert not conversions.known
+
+
+def test_the_last_layer_takes_one_step_of_power_iteration_a_pass(monkeypatch):
+    layer = spectrally_normalised(LastLayer(12, 1), True)
+    steps = []
+    parametrization = layer.parametrizations.weight[0]
+    power_method = parametrization._power_method
+    monkeypatch.setattr(parametrization, "_power_method", lambda *given: steps.append(1) or power_method(*given))
+    features = torch.randn(4, 3, 2, 2).contiguous(memory_format=torch.channels_last)
+    with Conversions().in_use("cpu", False):
+        layer(features)
+        assert len(steps) == 1
+        with torch.no_grad():
+            layer(features)
+    assert len(steps) == 2
