@@ -548,6 +548,7 @@ def test_networks_are_compiled_whole(family):
     options = {} if family is mlp else {"width": 4}
     generator = family.Generator(sample_shape=(1, 16, 16), latent_dim=3, **options).eval()
     discriminator = family.Discriminator(sample_shape=(1, 16, 16), **options).eval()
+    discriminator.to(memory_format=torch.channels_last)  # in which LastLayer turns its weights
     conversions, latents = Conversions(), torch.randn(2, 3)
     with conversions.in_use("cpu", False), torch.no_grad():
         expected = discriminator(generator(latents))
