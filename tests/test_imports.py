@@ -21,14 +21,27 @@ LEAVES = (
     "streams",
     "ema",
     "constraints",
+    "conversions",
     "errors",
+    "means",
     "names",
     "optimizers",
     "models",
     "metrics",
     "tolerant",
 )
-MATHEMATICS = {"losses", "penalties", "models", "metrics", "optimizers", "ema", "streams", "constraints", "errors"}
+MATHEMATICS = {
+    "losses",
+    "penalties",
+    "models",
+    "metrics",
+    "optimizers",
+    "ema",
+    "streams",
+    "constraints",
+    "conversions",
+    "errors",
+}
 
 
 def module_name(path: Path) -> str:
