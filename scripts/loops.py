@@ -1,7 +1,8 @@
 """The two loops that scripts/benchmark.py compares gan_lab with: as most people write it, and as fast as can be.
 
 Both train the networks of a configuration with its loss, penalty and Adam settings. They share no code with gan_lab's
-training step, and keep no averaged generator, no log and no checkpoint.
+training step, and keep no averaged generator, no log and no checkpoint. What that step does beside its layers they do
+not: keep forms of weights from pass to pass (gan_lab.conversions), derive penalties without zeros (layers.only_slopes).
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.conversions import Conversions
 from gan_lab.models.layers import (
     DoublingConv,
     HalvingConv,
@@ -24,7 +24,6 @@ from gan_lab.models.layers import (
     LeakyReLUDropout,
     UpsampledConv,
     mixes_samples,
-    only_slopes,
 )
 
 
@@ -223,7 +222,7 @@ def tight_steps(parts: Parts) -> Iterator[int]:
                 return logits[:size], logits[size:]
             return discriminator(real).float(), discriminator(fake).float()
 
-    def cycle() -> None:
+    while True:
         for _ in range(config.loss.num_discriminator_steps):
             real = batch()
             with torch.set_grad_enabled(config.loss.share_fakes):
@@ -240,12 +239,11 @@ def tight_steps(parts: Parts) -> Iterator[int]:
                 weight = weights.get("r1_r2", weights.get("r1", 0.0))
                 loss = loss + weight / 2 * sum(one.square().sum() for one in gradients) / size
             if "wgan_gp" in weights:
-                with cast(), only_slopes():
+                with cast():
                     loss = loss + interpolation_penalty(discriminator, real, fake, weights["wgan_gp"])
             loss.backward(inputs=discriminator_weights)
             discriminator_optimizer.step()
             discriminator_optimizer.zero_grad()
-            conversions.forget(discriminator_weights)
         seen = None
         if name == "relativistic":
             with torch.no_grad(), cast():
@@ -256,10 +254,4 @@ def tight_steps(parts: Parts) -> Iterator[int]:
         generator_loss(name, seen, fake_logits).backward(inputs=generator_weights)
         generator_optimizer.step()
         generator_optimizer.zero_grad()
-        conversions.forget(generator_weights)
-
-    conversions = Conversions()
-    while True:
-        with conversions.in_use(device.type, dtype is not None):
-            cycle()
         yield config.loss.num_discriminator_steps * size
