@@ -17,14 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from gan_lab import config as configuration
 from gan_lab.compose import Composer, register_resolvers
 from gan_lab.config import RunConfig, autocast_dtype
-from gan_lab.models.layers import (
-    DoublingConv,
-    HalvingConv,
-    LastLayer,
-    LeakyReLUDropout,
-    UpsampledConv,
-    mixes_samples,
-)
+from gan_lab.models.layers import DoublingConv, HalvingConv, LastLayer, LeakyReLUDropout, UpsampledConv, mixes_samples
 
 
 class Parts(NamedTuple):

@@ -34,20 +34,15 @@ FEWEST_IMAGES = 32
 
 
 def pays(images: Tensor, num_channels: int, height: int, width: int) -> bool:
-    """Whether to take the matrix; num_channels: of the larger images; height, width: of the smaller ones.
-
-    Autocast leaves float64 alone.
-    """
+    """Whether to take the matrix; num_channels: of the larger images; height, width: of the smaller ones."""
     if images.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_autocast_enabled("cpu"):
         return False
-    if (
-        torch.get_autocast_dtype("cpu") != torch.bfloat16 or images.dtype == torch.float64
-    ):  # which autocast leaves alone
+    autocast_leaves_alone = images.dtype == torch.float64
+    if torch.get_autocast_dtype("cpu") != torch.bfloat16 or autocast_leaves_alone:
         return False
     if images.ndim != 4 or len(images) < FEWEST_IMAGES:
         return False
-    most = MOST_OUTPUTS_OF_AN_IMAGE if num_channels <= MOST_CHANNELS_OF_AN_IMAGE else MOST_OUTPUTS
-    return 0 < height * width <= most
+    return 0 < height * width <= (MOST_OUTPUTS_OF_AN_IMAGE if _of_image(num_channels) else MOST_OUTPUTS)
 
 
 def halving(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -88,12 +88,16 @@ def _times_slopes(inputs: Tensor, slope: float, factors: Tensor) -> Tensor:
     return inputs * torch.ops.aten.leaky_relu_backward(factors, inputs.detach(), slope, False)
 
 
-def leaky_relu(inputs: Tensor, slope: float = 0.0) -> Tensor:
+def leaky_relu(inputs: Tensor, slope: float) -> Tensor:
     """torch's; see `only_slopes`."""
     if _only_slopes.asked and inputs.requires_grad:
         return _times_slopes(inputs, slope, inputs.new_ones(()).expand_as(inputs))
     # relu keeps its result for the derivative, as the next layer does, leaky_relu its inputs.
     return functional.leaky_relu(inputs, slope) if slope > 0 else functional.relu(inputs)
+
+
+def relu(inputs: Tensor) -> Tensor:
+    return leaky_relu(inputs, 0.0)
 
 
 class LeakyReLU(nn.LeakyReLU):

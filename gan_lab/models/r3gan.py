@@ -15,13 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_lab.constraints import NonNegativeFloat, PositiveInt
-from gan_lab.models.layers import (
-    LeakyReLU,
-    Lowpass,
-    halved_sizes,
-    square_image,
-    upsample_bilinear,
-)
+from gan_lab.models.layers import LeakyReLU, Lowpass, halved_sizes, square_image, upsample_bilinear
 
 
 def _initialised(layer: nn.Linear | nn.Conv2d, gain: float = 1.0) -> nn.Module:

@@ -23,8 +23,8 @@ from gan_lab.models.layers import (
     halved_sizes,
     image_norm,
     initialise_xavier,
-    leaky_relu,
     pooled_conv,
+    relu,
     spectrally_normalised,
     square_image,
     upsample_nearest,
@@ -93,8 +93,8 @@ class GeneratorBlock(nn.Module):
         self.shortcut = _convolution(num_inputs, num_outputs, 1, 1.0, spectral_norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.conv1(leaky_relu(self.norm1(x)))
-        residual = self.conv2(leaky_relu(self.norm2(residual)))
+        residual = self.conv1(relu(self.norm1(x)))
+        residual = self.conv2(relu(self.norm2(residual)))
         # 1x1 before the doubling: the same values as after it, for a quarter of the work.
         return residual + upsample_nearest(self.shortcut(x), self.size)
 
@@ -117,7 +117,7 @@ class DiscriminatorBlock(nn.Module):
         self.shortcut = _convolution(num_inputs, num_outputs, 1, 1.0, spectral_norm) if learned else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = leaky_relu(self.conv1(x if self.first else leaky_relu(x)))
+        residual = relu(self.conv1(x if self.first else relu(x)))
         if not self.halve:
             return self.conv2(residual) + self.shortcut(x)
         # Means before 1x1: the same values as after it, for a quarter of the work.
@@ -162,7 +162,7 @@ class Generator(nn.Module):
 
     def forward(self, latent: Tensor) -> Tensor:
         x = self.levels(feature_maps(self.dense(latent), self.first_size))
-        return self.image(leaky_relu(self.norm(x))).tanh()
+        return self.image(relu(self.norm(x))).tanh()
 
 
 class Discriminator(nn.Module):
@@ -211,4 +211,4 @@ class Discriminator(nn.Module):
         self.logit = spectrally_normalised(logit, spectral_norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.logit(leaky_relu(self.levels(images)).sum(dim=(2, 3))).squeeze(1)
+        return self.logit(relu(self.levels(images)).sum(dim=(2, 3))).squeeze(1)

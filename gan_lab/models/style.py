@@ -19,14 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, conv_transpose2d, linear
 
 from gan_lab.constraints import NonNegativeInt, PositiveInt
-from gan_lab.models.layers import (
-    Lowpass,
-    MinibatchStd,
-    halved_sizes,
-    leaky_relu,
-    square_image,
-    upsample_bilinear,
-)
+from gan_lab.models.layers import Lowpass, MinibatchStd, halved_sizes, leaky_relu, square_image, upsample_bilinear
 
 SLOPE = 0.2
 

@@ -5,6 +5,7 @@ import torch
 from tiny import ready, sgd
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.utils.flop_counter import FlopCounterMode
+from torch_calls import compiled, randn, same_with_derivatives
 
 from gan_lab.conversions import Conversions
 from gan_lab.losses import vanilla
@@ -15,18 +16,6 @@ from gan_lab.module import GAN, Optimization
 from gan_lab.penalties import r1
 
 SIDES = [(1, 1), (2, 2), (1, 4), (3, 2), (4, 4)]
-
-
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-
-def with_derivatives(result, inputs):
-    """The result, the derivatives of a weighed sum of its sines, and those of their squared length."""
-    weights = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)
-    first = torch.autograd.grad((weights * result.sin()).sum(), inputs, create_graph=True)
-    second = torch.autograd.grad(sum(one.square().sum() for one in first), inputs)
-    return [result, *first, *second]
 
 
 @pytest.mark.parametrize("num_channels", [1, 3, 5], ids=["grey", "colours", "features"])
@@ -44,10 +33,11 @@ def test_both_are_torchs_convolutions(num_channels, side, bias, order):
         (doubling, conv_transpose2d, small, biases[1]),
     ):
         inputs = [images, weight] + ([offset] if bias else [])
-        expected = with_derivatives(plain(images, weight, offset, stride=2, padding=1), inputs)
-        assert all(one.abs().max() > 1e-3 for one in expected)
-        result = fast(images.contiguous(memory_format=order), weight.contiguous(memory_format=order), offset)
-        torch.testing.assert_close(with_derivatives(result, inputs), expected, rtol=1e-10, atol=1e-10)
+
+        def in_order(images, weight, bias=None, fast=fast):
+            return fast(images.contiguous(memory_format=order), weight.contiguous(memory_format=order), bias)
+
+        same_with_derivatives(in_order, plain, inputs, stride=2, padding=1)
 
 
 @pytest.mark.parametrize("num_channels", [1, 5], ids=["image", "features"])
@@ -157,14 +147,9 @@ def test_other_precisions_devices_and_compiled_code_take_torchs_own():
     with torch.autocast("cpu", torch.bfloat16):
         assert HalvingConv(64, 128).double()(images.double()).dtype == torch.float64
 
-    seen = []
-
-    def backend(graph, _):
-        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
-        return graph.forward
-
+    in_one_graph, seen = compiled(HalvingConv(64, 128))
     with torch.autocast("cpu", torch.bfloat16):
-        torch.compile(HalvingConv(64, 128), backend=backend, fullgraph=True)(images)
+        in_one_graph(images)
     assert conv2d in seen
 
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch_calls import FunctionsCalled
 
 from gan_lab.conversions import Conversions
 from gan_lab.models import dcgan, mlp, r3gan, upconv
@@ -452,16 +452,6 @@ def test_the_last_layers_weights_are_turned_once_between_updates():
         num_kept, gradient = turns_and_gradient()
     assert (num, num_kept) == (4, 2)  # there and back
     torch.testing.assert_close(gradient, expected)
-
-
-class FunctionsCalled(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.2])

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, conv_transpose2d
 from torch.utils.flop_counter import FlopCounterMode
+from torch_calls import compiled, randn, same_with_derivatives
 
 from gan_lab.models import dcgan, resnet, upconv, winograd
 from gan_lab.models.layers import DoublingConv, HalvingConv
@@ -30,18 +31,6 @@ def always(monkeypatch):
     monkeypatch.setattr(winograd, "MOST_PRODUCTS", 3)
 
 
-def randn(*shape):
-    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
-
-
-def with_derivatives(result, inputs):
-    """The result, the derivatives of a weighed sum of its sines, and those of their squared length."""
-    weights = torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)
-    first = torch.autograd.grad((weights * result.sin()).sum(), inputs, create_graph=True)
-    second = torch.autograd.grad(sum(one.square().sum() for one in first), inputs)
-    return [result, *first, *second]
-
-
 @pytest.mark.usefixtures("chunk_bytes", "always")
 @pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 4), (3, 2), (5, 7), (8, 4)])
 @pytest.mark.parametrize("bias", [False, True])
@@ -56,10 +45,7 @@ def test_both_are_torchs_convolutions(shape, bias):
         (doubling_conv2d, conv_transpose2d, outputs, biases[1]),
     ):
         inputs = [data, weight] + ([offset] if bias else [])
-        expected = with_derivatives(plain(data, weight, offset, stride=2, padding=1), inputs)
-        assert all(one.abs().max() > 1e-3 for one in expected)
-        result = fast(data, weight, offset)
-        torch.testing.assert_close(with_derivatives(result, inputs), expected, rtol=1e-10, atol=1e-10)
+        result = same_with_derivatives(fast, plain, inputs, stride=2, padding=1)
         assert result.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -149,14 +135,8 @@ def test_other_precisions_and_devices_take_torchs_own():
 
 def test_compiled_code_takes_torchs_own():
     layer, images = HalvingConv(128, 256), torch.randn(8, 128, 16, 16)
-    seen = []
-
-    def backend(graph, _):
-        seen.extend(node.target for node in graph.graph.nodes if node.op == "call_function")
-        return graph.forward
-
-    compiled = torch.compile(layer, backend=backend, fullgraph=True)
-    torch.testing.assert_close(compiled(images), layer(images), rtol=1e-4, atol=1e-4)
+    in_one_graph, seen = compiled(layer)
+    torch.testing.assert_close(in_one_graph(images), layer(images), rtol=1e-4, atol=1e-4)
     assert conv2d in seen
 
 
