@@ -6,7 +6,7 @@ In lower precision, `autocast` keeps copies of its own as long as its outermost 
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,11 +15,23 @@ from torch.nn import Parameter
 Form = TypeVar("Form")
 
 
+class Forms(NamedTuple):
+    """Of one weight, by what they are for. before: those of the weight as it was, where there are none of it now."""
+
+    weight: Tensor
+    version: int
+    now: dict[Hashable, Any]
+    before: dict[Hashable, Any]
+
+    def outdated(self) -> "Forms":
+        return Forms(self.weight, self.weight._version, {}, self.before | self.now)
+
+
 class Conversions:
-    """The forms of each weight by what they are for. A copy of it, or one from a file, is empty."""
+    """The forms of all weights. A copy of it, or one from a file, is empty."""
 
     def __init__(self) -> None:
-        self.known: dict[int, tuple[Tensor, int, dict[Hashable, Any]]] = {}  # by the weight's id: weight, version
+        self.known: dict[int, Forms] = {}  # by the weight's id
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Conversions, ()
@@ -39,8 +51,9 @@ class Conversions:
         """Of weights that have changed; optimizers' fused kernels leave no other sign of it."""
         torch.clear_autocast_cache()
         if self.known:
-            for weight in weights:
-                self.known.pop(id(weight), None)
+            for key in map(id, weights):
+                if key in self.known:
+                    self.known[key] = self.known[key].outdated()
 
 
 class _InUse(threading.local):
@@ -50,21 +63,23 @@ class _InUse(threading.local):
 _in_use = _InUse()
 
 
-def kept(weight: Tensor, what_for: Hashable, make: Callable[[], Form]) -> Form:
-    """`make()`, or what it made of this weight for the same since the weight changed.
+def kept(weight: Tensor, what_for: Hashable, make: Callable[[Form | None], Form]) -> Form:
+    """What `make` made of this weight for the same since the weight changed, or makes now.
 
-    Those who share a form share its graph, and so one conversion of the gradient: there may be several backward passes,
-    so the graph must keep no tensors. What is no parameter, as a weight that spectral_norm computes in each pass, would
-    not be known again: it is not kept, nor is anything in compiled code.
+    It is given its form of the weight as it was, or None: nobody needs that one any more, and its memory can be used
+    again. Those who share a form share its graph, and so one conversion of the gradient: there may be several backward
+    passes, so the graph must keep no tensors. What is no parameter, as a weight that spectral_norm computes in each
+    pass, would not be known again: it is not kept, nor is anything in compiled code.
     """
     if torch.compiler.is_compiling() or _in_use.conversions is None or not isinstance(weight, Parameter):
-        return make()
+        return make(None)
     known = _in_use.conversions.known
-    entry = known.get(id(weight))
-    if entry is None or entry[0] is not weight or entry[1] != weight._version:
-        entry = known[id(weight)] = weight, weight._version, {}
-    forms = entry[2]
-    if what_for not in forms:
+    forms = known.get(id(weight))
+    if forms is None or forms.weight is not weight:
+        forms = known[id(weight)] = Forms(weight, weight._version, {}, {})
+    elif forms.version != weight._version:
+        forms = known[id(weight)] = forms.outdated()
+    if what_for not in forms.now:
         with torch.enable_grad():  # others may need the graph
-            forms[what_for] = make()
-    return forms[what_for]
+            forms.now[what_for] = make(forms.before.pop(what_for, None))
+    return forms.now[what_for]

@@ -36,8 +36,8 @@ class FusedAdam(torch.optim.Adam):
     are torch's own. Hooks on steps are not to be relied on.
     """
 
-    _kept: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
-    """First and second moments and step counts of all parameters, once each of them has some."""
+    _kept: tuple[list[Tensor], list[Tensor], list[Tensor], Tensor] | None = None
+    """First and second moments and step counts of all parameters, once each has some; and the counts as one tensor."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -51,11 +51,14 @@ class FusedAdam(torch.optim.Adam):
             super().step()  # the first one, or with a state that was loaded or moved
             states = [self.state[parameter] for parameter in parameters]
             first, second, steps = ([one[key] for one in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-            self._kept = first, second, steps
+            counts = torch.stack(steps)  # one addition counts for all
+            for state, count in zip(states, counts.unbind(), strict=True):
+                state["step"] = count
+            self._kept = first, second, [state["step"] for state in states], counts
             return None
-        first, second, steps = self._kept
+        first, second, steps, counts = self._kept
         found_inf = getattr(self, "found_inf", None)  # on the parameters' device
-        torch._foreach_add_(steps, 1)
+        counts += 1
         torch._fused_adam_(
             *(parameters, gradients, first, second, [], steps),
             lr=group["lr"],
@@ -68,7 +71,7 @@ class FusedAdam(torch.optim.Adam):
             found_inf=found_inf,
         )
         if found_inf is not None:
-            torch._foreach_sub_(steps, [found_inf] * len(steps))
+            counts -= found_inf
         return None
 
     step.hooked = True  # type: ignore[attr-defined]  # else torch puts that frame around it

@@ -12,7 +12,7 @@ def parameter():
 
 
 def twice(weight, what_for=""):
-    return kept(weight, what_for, lambda: 2 * weight)
+    return kept(weight, what_for, lambda _: 2 * weight)
 
 
 def test_a_form_is_made_once_until_its_weight_changes():
@@ -55,6 +55,27 @@ def test_a_form_has_a_graph_for_those_who_need_it():
     assert weight.grad.tolist() == [2, 2, 2]
     with torch.no_grad():
         assert not twice(weight).requires_grad
+
+
+def test_a_new_form_is_given_the_one_it_follows():
+    weight, conversions, given = parameter(), Conversions(), []
+
+    def form(what_for, number):
+        return kept(weight, what_for, lambda before: given.append(before) or number)
+
+    with conversions.in_use("cpu", False):
+        assert [form("", 1), form("", 2), form("another", 3)] == [1, 1, 3]
+        assert given == [None, None]
+        for _ in range(2):  # twice without use in between
+            conversions.forget([weight])
+        assert [form("", 4), form("", 5)] == [4, 4]
+        assert given == [None, None, 1]
+        with torch.no_grad():
+            weight.add_(1)
+        assert [form("another", 6), form("", 7)] == [6, 7]
+        assert given == [None, None, 1, 3, 4]
+    assert form("", 8) == 8
+    assert given[-1] is None
 
 
 def test_weights_that_are_computed_are_not_known_again():

@@ -65,15 +65,24 @@ def doubling(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _matrix(weight: Tensor, height: int, width: int) -> Tensor:
-    return kept(weight, (height, width), lambda: Matrix.apply(weight, height, width, _dtype(weight)))
+    dtype = _dtype(weight)
+
+    def make(before: Tensor | None) -> Tensor:
+        return Matrix.apply(weight, height, width, dtype, None if before is None else before.detach())
+
+    return kept(weight, (height, width, dtype), make)
 
 
 def _biases(bias: Tensor | None, num_pixels: int, channels_last: bool) -> Tensor | None:
     """Of each pixel of the outputs."""
     if bias is None:
         return None
-    repeat = bias.repeat if channels_last else bias.repeat_interleave
-    return kept(bias, num_pixels, lambda: repeat(num_pixels).to(_dtype(bias)))
+    return kept(bias, num_pixels, lambda _: _repeated(bias, num_pixels, channels_last))
+
+
+def _repeated(bias: Tensor, num_pixels: int, channels_last: bool) -> Tensor:
+    each = bias.expand(num_pixels, -1) if channels_last else bias.unsqueeze(1).expand(-1, num_pixels)
+    return each.to(_dtype(bias)).flatten()
 
 
 def _of_image(num_channels: int) -> bool:
@@ -89,23 +98,30 @@ class Matrix(Function):
     """weight (K, C, 4, 4) -> M (h w K, 4 h w C): rows (h, w, K), columns (2 h, 2 w, C), an image's (C, 2 h, 2 w).
 
     Of many channels the weights' blocks are copied, of few they are multiplied by zeros and ones: each is the faster.
+    before: a matrix of such weights as there were, into which the blocks may be copied: its zeros are where they were.
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    def forward(
+        ctx: Any, weight: Tensor, height: int, width: int, dtype: torch.dtype, before: Tensor | None = None
+    ) -> Tensor:
         ctx.size = height, width
         (num_outputs, num_inputs), num_pixels = weight.shape[:2], height * width
         if _of_image(num_inputs):
             weights = weight.to(dtype).reshape(-1, 16).expand(num_pixels, -1, -1)
             return torch.bmm(weights, _places(height, width, dtype)).view(num_pixels * num_outputs, -1)
-        matrix = torch.zeros(num_pixels * num_outputs, 4 * num_pixels * num_inputs, dtype=dtype)
+        if before is None:
+            matrix = torch.zeros(num_pixels * num_outputs, 4 * num_pixels * num_inputs, dtype=dtype)
+        else:
+            matrix = before
+            ctx.mark_dirty(before)
         torch._foreach_copy_(*_overlaid(matrix, weight, height, width))
         return matrix
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         weight_of = Weight.apply if torch.is_grad_enabled() else _weight
-        return weight_of(gradient, *ctx.size), None, None, None
+        return weight_of(gradient, *ctx.size), None, None, None, None
 
 
 class Weight(Function):

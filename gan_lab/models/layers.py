@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -53,7 +54,7 @@ class LastLayer(nn.Linear):
         weight = own = self.weight  # once: spectral_norm computes it anew each time
         if features.ndim == 4 and features.is_contiguous(memory_format=torch.channels_last):
             shape = features.shape[1:]
-            weight = kept(own, shape, lambda: own.unflatten(1, shape).permute(0, 2, 3, 1).flatten(1))
+            weight = kept(own, shape, lambda _: own.unflatten(1, shape).permute(0, 2, 3, 1).flatten(1))
             features = features.permute(0, 2, 3, 1)
         kind = features.device.type
         has_autocast = torch.amp.is_autocast_available(kind)  # "meta" has none
@@ -145,9 +146,16 @@ class Dropout(nn.Dropout):
         if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
             return None
         draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        bits = draws.view(torch.int16)[: inputs.numel()].view(inputs.shape)
-        factors = torch.empty(inputs.shape, dtype=inputs.dtype)  # 0 or 1; made of truth values: four times as slow
-        return torch.lt(bits, num_kept - 2**15, out=factors).mul_(2**16 / num_kept)
+        kept = draws.view(torch.int16)[: inputs.numel()].view_as(inputs).lt_(num_kept - 2**15)  # 1 or 0
+        factor = _constant(2**16 / num_kept, inputs.dtype)
+        if inputs.element_size() == 2:  # the factor's bits or none of them, in the same memory
+            return kept.mul_(factor.view(torch.int16)).view(inputs.dtype)
+        return kept.to(inputs.dtype).mul_(factor)
+
+
+@cache
+def _constant(value: float, dtype: torch.dtype) -> Tensor:
+    return torch.tensor(value, dtype=dtype)
 
 
 class LeakyReLUDropout(Dropout):

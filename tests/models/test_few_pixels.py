@@ -225,6 +225,35 @@ def test_the_matrix_is_made_once_between_updates(monkeypatch):
     assert made.num == 6
 
 
+@pytest.mark.parametrize("layer", [HalvingConv(5, 6), DoublingConv(5, 6)], ids=["halving", "doubling"])
+def test_a_matrix_lies_where_the_one_before_it_did(layer, monkeypatch):
+    matrices, matrix = [], Matrix.apply
+    monkeypatch.setattr(Matrix, "apply", lambda *given: matrices.append(matrix(*given)) or matrices[-1])
+    images = torch.randn(32, 5, *([2, 2] if isinstance(layer, DoublingConv) else [4, 4]), requires_grad=True)
+    conversions = Conversions()
+
+    def outputs():
+        with torch.autocast("cpu", torch.bfloat16):
+            return layer(images)
+
+    with conversions.in_use("cpu", True):
+        first = outputs()
+        with torch.no_grad():
+            layer.weight.copy_(torch.randn_like(layer.weight))
+        conversions.forget([layer.weight])
+        second = outputs()
+    last = outputs()  # anew
+
+    assert matrices[1].data_ptr() == matrices[0].data_ptr() != matrices[2].data_ptr()
+    assert torch.equal(second, last)
+    assert torch.equal(*[torch.autograd.grad(one.float().square().sum(), layer.weight)[0] for one in (second, last)])
+    assert [node for node, _ in matrices[1].grad_fn.next_functions if node is not None] == [
+        matrices[2].grad_fn.next_functions[0][0]  # the weight's alone: no chain of all before
+    ]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        first.sum().backward()
+
+
 def test_weights_that_are_computed_in_each_pass_are_not_kept(monkeypatch):
     made, layer, images = Made(monkeypatch), HalvingConv(3, 6), torch.randn(32, 3, 4, 4)
     spectrally_normalised(layer, True)

@@ -256,6 +256,17 @@ def test_dropout_keeps_its_share_of_the_values_and_their_mean(p):
     assert torch.equal(gradient, 3 * outputs.detach())  # of ones, the factors themselves
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_dropouts_factors_are_the_same_in_all_precisions_but_for_rounding(dtype):
+    for p in (0.1, 0.3, 2**-16, 1 - 2**-16):  # the largest factor, 2^16, is not finite in float16
+        factors = []
+        for one in (dtype, torch.float64):
+            torch.manual_seed(0)
+            factors.append(Dropout(p).factors(torch.empty(33, 7, dtype=one)))
+        assert factors[0].dtype == dtype
+        assert torch.equal(factors[0], factors[1].to(dtype))
+
+
 def test_values_are_dropped_independently():
     """Of neighbours, four of which share a draw, of rows, and of two passes."""
     torch.manual_seed(0)
