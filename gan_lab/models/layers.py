@@ -3,8 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -130,46 +129,60 @@ class FourierFeatures(nn.Module):
         return torch.cat([points, angles.sin(), angles.cos()], dim=1)
 
 
-class Dropout(nn.Dropout):
-    """torch's dropout; on a CPU each value is kept or not by 16 random bits, four values a draw: twice as fast.
+class _Draws(NamedTuple):
+    """Where dropout's factors for inputs of one shape and type are drawn: each is 0 or `factor`."""
 
-    What is kept is multiplied by the inverse of its probability, which is a multiple of 2^-16.
+    draws: Tensor  # (num,) int64, the bits of four values each
+    bits: Tensor  # int16, of the inputs' shape: the same memory
+    factors: Tensor  # of the inputs' shape and type: the same memory where they have 16 bits
+    factor: Tensor  # (), of the inputs' type; where it has 16 bits, these as an integer
+
+    @classmethod
+    def like(cls, inputs: Tensor, factor: float) -> "_Draws":
+        draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64)
+        bits = draws.view(torch.int16)[: inputs.numel()].view_as(inputs)
+        number = torch.tensor(factor, dtype=inputs.dtype)
+        if number.element_size() == 2:
+            return cls(draws, bits, bits.view(inputs.dtype), number.view(torch.int16))
+        return cls(draws, bits, torch.empty_like(bits, dtype=inputs.dtype), number)
+
+
+class LeakyReLUDropout(nn.Dropout):
+    """LeakyReLU, then dropout: one product with the slopes of what is kept, which is cheaper to derive, too.
+
+    On a CPU each value is kept or not by 16 random bits, four values a draw: twice as fast as torch's dropout. What is
+    kept is multiplied by the inverse of its probability, a multiple of 2^-16. No pass needs its factors once it has the
+    slopes: all passes with inputs of one shape draw them in one memory.
     """
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        factors = self.factors(inputs)
-        return super().forward(inputs) if factors is None else inputs * factors
-
-    def factors(self, inputs: Tensor) -> Tensor | None:
-        """What a pass multiplies inputs by, of their shape and type; None where torch's dropout is to be taken."""
-        num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
-        if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
-            return None
-        draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        kept = draws.view(torch.int16)[: inputs.numel()].view_as(inputs).lt_(num_kept - 2**15)  # 1 or 0
-        factor = _constant(2**16 / num_kept, inputs.dtype)
-        if inputs.element_size() == 2:  # the factor's bits or none of them, in the same memory
-            return kept.mul_(factor.view(torch.int16)).view(inputs.dtype)
-        return kept.to(inputs.dtype).mul_(factor)
-
-
-@cache
-def _constant(value: float, dtype: torch.dtype) -> Tensor:
-    return torch.tensor(value, dtype=dtype)
-
-
-class LeakyReLUDropout(Dropout):
-    """LeakyReLU, then dropout: one product with the slopes of what is kept, which is cheaper to derive, too."""
 
     def __init__(self, slope: float, p: float):
         super().__init__(p)
         self.negative_slope = slope
+        self._memories: dict[tuple[torch.Size, torch.dtype, int], _Draws] = {}
 
     def forward(self, inputs: Tensor) -> Tensor:
         factors = self.factors(inputs)
         if factors is None:
-            return nn.Dropout.forward(self, leaky_relu(inputs, self.negative_slope))
+            return super().forward(leaky_relu(inputs, self.negative_slope))
         return _times_slopes(inputs, self.negative_slope, factors)
+
+    def factors(self, inputs: Tensor) -> Tensor | None:
+        """What dropout multiplies inputs by, of their shape and type, until it is asked again; None where it is torch's
+        that is to be taken."""
+        num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
+        if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
+            return None
+        key = inputs.shape, inputs.dtype, num_kept
+        if key not in self._memories:
+            self._memories[key] = _Draws.like(inputs.detach(), 2**16 / num_kept)
+        draws, bits, factors, factor = self._memories[key]
+        draws.random_(-(2**63), None)
+        bits.lt_(num_kept - 2**15)  # 1 or 0
+        if factor.dtype == bits.dtype:
+            bits.mul_(factor)  # all of the factor's bits, or none
+        else:
+            factors.copy_(bits).mul_(factor)
+        return factors
 
 
 class MinibatchStd(nn.Module):

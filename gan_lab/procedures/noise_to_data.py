@@ -46,9 +46,10 @@ def update_discriminator(gan: GAN, real: Tensor, labels: Tensor | None = None, w
     told = gan.told_batch()
     fakes = []
     for part in gan.parts():
-        codes = gan.codes_of(latents[part])
+        given = latents[part]
+        codes = gan.codes_of(given)
         with torch.set_grad_enabled(with_graph):
-            fakes.append(Fakes(latents[part], gan.generate(latents[part])))
+            fakes.append(Fakes(given, gan.generate(given)))
         fake_part = gan.pack(fakes[-1].samples.detach())
         real_part = gan.pack(real[part])
         passes = gan.passes(codes, augmented)
@@ -93,7 +94,8 @@ def update_generator(
     augmented = gan.augmentation("generator", gan.g_steps)
     for number, part in enumerate(gan.parts()):
         if latents is not None:
-            given, fake = latents[part], gan.generate(latents[part])
+            given = latents[part]
+            fake = gan.generate(given)
         else:
             assert fakes is not None
             given, fake = fakes[number]

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -8,7 +10,6 @@ from torch_calls import FunctionsCalled
 from gan_lab.conversions import Conversions
 from gan_lab.models import dcgan, mlp, r3gan, upconv
 from gan_lab.models.layers import (
-    Dropout,
     FourierFeatures,
     LastLayer,
     LeakyReLU,
@@ -246,7 +247,7 @@ def test_lowpass_has_nothing_to_learn_or_to_save():
 def test_dropout_keeps_its_share_of_the_values_and_their_mean(p):
     torch.manual_seed(0)
     inputs = torch.ones(999, 1001, dtype=torch.float64, requires_grad=True)
-    outputs = Dropout(p)(inputs)
+    outputs = LeakyReLUDropout(1.0, p)(inputs)
     kept = outputs != 0
     num = inputs.numel()
 
@@ -262,7 +263,7 @@ def test_dropouts_factors_are_the_same_in_all_precisions_but_for_rounding(dtype)
         factors = []
         for one in (dtype, torch.float64):
             torch.manual_seed(0)
-            factors.append(Dropout(p).factors(torch.empty(33, 7, dtype=one)))
+            factors.append(LeakyReLUDropout(0.2, p).factors(torch.empty(33, 7, dtype=one)))
         assert factors[0].dtype == dtype
         assert torch.equal(factors[0], factors[1].to(dtype))
 
@@ -270,7 +271,7 @@ def test_dropouts_factors_are_the_same_in_all_precisions_but_for_rounding(dtype)
 def test_values_are_dropped_independently():
     """Of neighbours, four of which share a draw, of rows, and of two passes."""
     torch.manual_seed(0)
-    layer, inputs = Dropout(0.4), torch.ones(500, 1024)
+    layer, inputs = LeakyReLUDropout(0.2, 0.4), torch.ones(500, 1024)
     first, second = ((layer(inputs) != 0).double() for _ in range(2))
     centred = (first - 0.6) / 0.24**0.5
     others = [centred.roll(shift, 1) for shift in range(1, 9)]
@@ -285,12 +286,12 @@ def test_values_are_dropped_independently():
 def test_dropout_of_nothing_of_all_and_outside_training():
     inputs = torch.randn(7, 3)
 
-    assert torch.equal(Dropout(0.3).eval()(inputs), inputs)
-    assert torch.equal(Dropout(0.0)(inputs), inputs)
-    assert torch.equal(Dropout(1.0)(inputs), torch.zeros(7, 3))
-    assert Dropout(0.3)(inputs[:0]).shape == (0, 3)
-    assert Dropout(0.3)(inputs.bfloat16()).dtype == torch.bfloat16
-    assert Dropout(0.3)(inputs.to("meta")).is_meta
+    assert torch.equal(LeakyReLUDropout(1.0, 0.3).eval()(inputs), inputs)
+    assert torch.equal(LeakyReLUDropout(1.0, 0.0)(inputs), inputs)
+    assert torch.equal(LeakyReLUDropout(1.0, 1.0)(inputs), torch.zeros(7, 3))
+    assert LeakyReLUDropout(1.0, 0.3)(inputs[:0]).shape == (0, 3)
+    assert LeakyReLUDropout(1.0, 0.3)(inputs.bfloat16()).dtype == torch.bfloat16
+    assert LeakyReLUDropout(1.0, 0.3)(inputs.to("meta")).is_meta
 
 
 @pytest.mark.parametrize(
@@ -500,7 +501,7 @@ def test_slopes_alone_have_torchs_derivatives_without_the_zeros(slope, kept):
         return called.names.count("aten.mm.default"), [gradient, *results]
 
     def plain(inputs):
-        factors = Dropout(1 - kept).factors(inputs)
+        factors = LeakyReLUDropout(slope, 1 - kept).factors(inputs)
         return nn.functional.leaky_relu(inputs, slope) * (1 if factors is None else factors)
 
     num, expected = products_and_derivatives(plain)
@@ -533,13 +534,39 @@ def test_only_slopes_ends_and_leaves_passes_without_a_graph_alone():
 def test_leaky_relu_with_dropout_is_one_after_the_other(p, training):
     inputs = torch.randn(64, 32, dtype=torch.float64, requires_grad=True)
     results = []
-    for layer in (LeakyReLUDropout(0.2, p), nn.Sequential(nn.LeakyReLU(0.2), Dropout(p))):
+    for layer in (LeakyReLUDropout(0.2, p), nn.Sequential(nn.LeakyReLU(0.2), LeakyReLUDropout(1.0, p))):
         torch.manual_seed(0)
         outputs = layer.train(training)(inputs)
         results.append([outputs, *torch.autograd.grad(outputs.sin().sum(), inputs)])
     torch.testing.assert_close(*results, rtol=1e-14, atol=1e-14)
     assert LeakyReLUDropout(0.2, p)(inputs.to("meta")).is_meta
     assert LeakyReLUDropout(0.2, p)(inputs.bfloat16()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_passes_of_dropout_leave_each_others_derivatives_alone(dtype):
+    layer, shapes = LeakyReLUDropout(0.2, 0.3), [(33, 7), (33, 7), (64, 8), (33, 7)]
+    batches = [torch.randn(shape).to(dtype).requires_grad_() for shape in shapes]
+    other = deepcopy(layer)  # before it has any memory
+    torch.manual_seed(0)
+    alive = [layer(batch) for batch in batches]
+    torch.manual_seed(0)
+    one_by_one = [other(batch) for batch in batches]
+    copied = deepcopy(layer)
+    for batch, outputs, expected in zip(batches, alive, one_by_one, strict=True):
+        assert torch.equal(outputs, expected)
+        (slopes,) = torch.autograd.grad(outputs.sum(), batch)
+        assert torch.equal(slopes * batch, expected)
+    torch.manual_seed(1)
+    again = copied(batches[0])
+    torch.manual_seed(1)
+    assert torch.equal(layer(batches[0]), again)
+    assert len(layer._memories) == 2
+    assert not layer.state_dict()
+
+    assert layer(batches[0].double()).dtype == torch.float64
+    layer.p = 0.5
+    assert layer.factors(batches[0]).unique().tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("family", [dcgan, upconv, mlp, r3gan])
