@@ -48,7 +48,10 @@ class Conversions:
             _in_use.conversions = before
 
     def forget(self, weights: Iterable[Tensor]) -> None:
-        """Of weights that have changed; optimizers' fused kernels leave no other sign of it."""
+        """Of weights that have changed; optimizers' fused kernels leave no other sign of it.
+
+        No backward pass through what was made of them before may follow: its memory may be another form's.
+        """
         torch.clear_autocast_cache()
         if self.known:
             for key in map(id, weights):
@@ -66,10 +69,10 @@ _in_use = _InUse()
 def kept(weight: Tensor, what_for: Hashable, make: Callable[[Form | None], Form]) -> Form:
     """What `make` made of this weight for the same since the weight changed, or makes now.
 
-    It is given its form of the weight as it was, or None: nobody needs that one any more, and its memory can be used
-    again. Those who share a form share its graph, and so one conversion of the gradient: there may be several backward
-    passes, so the graph must keep no tensors. What is no parameter, as a weight that spectral_norm computes in each
-    pass, would not be known again: it is not kept, nor is anything in compiled code.
+    `make` is given what it made of the weight as it was, whose memory it may use, or None. Those who share a form share
+    its graph, and so one conversion of the gradient: there may be several backward passes, so the graph must keep no
+    tensors. What is no parameter, as a weight that spectral_norm computes in each pass, would not be known again: it is
+    not kept, nor is anything in compiled code.
     """
     if torch.compiler.is_compiling() or _in_use.conversions is None or not isinstance(weight, Parameter):
         return make(None)

@@ -58,6 +58,7 @@ METHODS = {
     "vanilla": {},
     "relativistic": {"adversarial_loss": relativistic()},
     "dropout": {"discriminator": {"dropout": 0.3, "norm": "layer"}},
+    "dropout and batch norm": {"discriminator": {"dropout": 0.3, "norm": "batch"}},
     "batch norm": {"generator_norm": "batch", "discriminator": {"norm": "batch"}},
     "r1": {"penalties": [partial(r1, weight=1.0)]},
     "wgan_gp": {"penalties": [partial(wgan_gp, weight=1.0)], "num_discriminator_steps": 2},
@@ -72,8 +73,9 @@ def test_captured_passes_train_alike(captured, method):
 
 
 @pytest.mark.skipif(not HAS_COMPILER, reason="Inductor needs a C++ compiler")
-def test_generated_code_trains_alike():
-    settings = {"discriminator": {"dropout": 0.3}, "generator_norm": "batch"}
+@pytest.mark.parametrize("norm", ["none", "batch"])  # with the latter real and fake go through D apart
+def test_generated_code_trains_alike(norm):
+    settings = {"discriminator": {"dropout": 0.3, "norm": norm}, "generator_norm": "batch"}
     assert_equal_training(trained("none", **settings), trained("inductor", **settings))
 
 

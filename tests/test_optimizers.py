@@ -129,18 +129,18 @@ def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatc
         return torchs_step(self, closure)
 
     counted.hooked = True
-    for step in range(12):
+    for step in range(13):
         for optimizer in (one, other):
             if step == 3:  # what a schedule changes
                 optimizer.param_groups[0].update(lr=0.01, betas=(0.2, 0.99))
             if step == 6:  # as when a run is resumed
                 optimizer.load_state_dict(deepcopy(optimizer.state_dict()))
-            if step == 9:  # as a Trainer moves it
+            if step == 10:  # as a Trainer moves it
                 for state in optimizer.state.values():
                     state.update(exp_avg=state["exp_avg"].clone(), exp_avg_sq=state["exp_avg_sq"].clone())
-            if step == 10:
-                optimizer.found_inf = torch.ones(())
             if step == 11:
+                optimizer.found_inf = torch.ones(())
+            if step == 12:
                 optimizer.found_inf = torch.zeros(())
             with monkeypatch.context() as patch:
                 if optimizer is one:
@@ -148,7 +148,8 @@ def test_adams_kept_lists_give_torchs_own_steps_exactly(weight_decay, monkeypatc
                 take(optimizer, step, without=1 if step == 8 else None)
         assert_equal_optimizers(one, other)
 
-    assert own_steps == [0, 6, 8, 9]  # the first, after loading, without a gradient, after moving
+    assert len({state["step"].untyped_storage().data_ptr() for state in one.state.values()}) == 1  # counted at once
+    assert own_steps == [0, 6, 8, 10]  # the first, after loading, without a gradient, after moving
 
 
 def test_adam_leaves_to_torch_what_it_does_not_know():

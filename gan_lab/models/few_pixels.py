@@ -77,12 +77,13 @@ def _biases(bias: Tensor | None, num_pixels: int, channels_last: bool) -> Tensor
     """Of each pixel of the outputs."""
     if bias is None:
         return None
-    return kept(bias, num_pixels, lambda _: _repeated(bias, num_pixels, channels_last))
+    dtype = _dtype(bias)
+    return kept(bias, (num_pixels, dtype), lambda _: _repeated(bias, num_pixels, channels_last, dtype))
 
 
-def _repeated(bias: Tensor, num_pixels: int, channels_last: bool) -> Tensor:
+def _repeated(bias: Tensor, num_pixels: int, channels_last: bool, dtype: torch.dtype) -> Tensor:
     each = bias.expand(num_pixels, -1) if channels_last else bias.unsqueeze(1).expand(-1, num_pixels)
-    return each.to(_dtype(bias)).flatten()
+    return each.to(dtype).flatten()
 
 
 def _of_image(num_channels: int) -> bool:
@@ -98,7 +99,7 @@ class Matrix(Function):
     """weight (K, C, 4, 4) -> M (h w K, 4 h w C): rows (h, w, K), columns (2 h, 2 w, C), an image's (C, 2 h, 2 w).
 
     Of many channels the weights' blocks are copied, of few they are multiplied by zeros and ones: each is the faster.
-    before: a matrix of such weights as there were, into which the blocks may be copied: its zeros are where they were.
+    before: a matrix of other weights of many channels, which is overwritten and returned: zeros are where they were.
     """
 
     @staticmethod

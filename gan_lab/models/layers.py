@@ -129,22 +129,27 @@ class FourierFeatures(nn.Module):
         return torch.cat([points, angles.sin(), angles.cos()], dim=1)
 
 
+def _bits(shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Memory for 16 bits a value: as int64 (num,), of four values each, and as int16 of this shape."""
+    draws = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64)
+    return draws, draws.view(torch.int16)[: shape.numel()].view(shape)
+
+
 class _Draws(NamedTuple):
     """Where dropout's factors for inputs of one shape and type are drawn: each is 0 or `factor`."""
 
-    draws: Tensor  # (num,) int64, the bits of four values each
-    bits: Tensor  # int16, of the inputs' shape: the same memory
-    factors: Tensor  # of the inputs' shape and type: the same memory where they have 16 bits
-    factor: Tensor  # (), of the inputs' type; where it has 16 bits, these as an integer
+    draws: Tensor
+    bits: Tensor
+    factors: Tensor  # of the inputs' shape and type; of 16 bits, they lie where `bits` do
+    factor: Tensor  # (), of the inputs' type; of 16 bits, what these are as an int16
 
     @classmethod
-    def like(cls, inputs: Tensor, factor: float) -> "_Draws":
-        draws = torch.empty((inputs.numel() + 3) // 4, dtype=torch.int64)
-        bits = draws.view(torch.int16)[: inputs.numel()].view_as(inputs)
-        number = torch.tensor(factor, dtype=inputs.dtype)
-        if number.element_size() == 2:
-            return cls(draws, bits, bits.view(inputs.dtype), number.view(torch.int16))
-        return cls(draws, bits, torch.empty_like(bits, dtype=inputs.dtype), number)
+    def of(cls, shape: torch.Size, dtype: torch.dtype, factor: float) -> "_Draws":
+        draws, bits = _bits(shape)
+        number = torch.tensor(factor, dtype=dtype)
+        if number.element_size() == bits.element_size():
+            return cls(draws, bits, bits.view(dtype), number.view(bits.dtype))
+        return cls(draws, bits, torch.empty(shape, dtype=dtype), number)
 
 
 class LeakyReLUDropout(nn.Dropout):
@@ -152,7 +157,7 @@ class LeakyReLUDropout(nn.Dropout):
 
     On a CPU each value is kept or not by 16 random bits, four values a draw: twice as fast as torch's dropout. What is
     kept is multiplied by the inverse of its probability, a multiple of 2^-16. No pass needs its factors once it has the
-    slopes: all passes with inputs of one shape draw them in one memory.
+    slopes: all passes with inputs of one shape draw them in one memory, but for compiled ones.
     """
 
     def __init__(self, slope: float, p: float):
@@ -172,9 +177,13 @@ class LeakyReLUDropout(nn.Dropout):
         num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
         if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
             return None
+        if torch.compiler.is_compiling():  # then they may be what is kept for the derivatives, not the slopes
+            draws, bits = _bits(inputs.shape)
+            draws.random_(-(2**63), None)
+            return bits.lt(num_kept - 2**15).to(inputs.dtype) * (2**16 / num_kept)
         key = inputs.shape, inputs.dtype, num_kept
         if key not in self._memories:
-            self._memories[key] = _Draws.like(inputs.detach(), 2**16 / num_kept)
+            self._memories[key] = _Draws.of(inputs.shape, inputs.dtype, 2**16 / num_kept)
         draws, bits, factors, factor = self._memories[key]
         draws.random_(-(2**63), None)
         bits.lt_(num_kept - 2**15)  # 1 or 0
