@@ -177,7 +177,7 @@ class LeakyReLUDropout(nn.Dropout):
         num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
         if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
             return None
-        if torch.compiler.is_compiling():  # then they may be what is kept for the derivatives, not the slopes
+        if torch.compiler.is_compiling():  # its derivatives may need the factors, not the slopes
             draws, bits = _bits(inputs.shape)
             draws.random_(-(2**63), None)
             return bits.lt(num_kept - 2**15).to(inputs.dtype) * (2**16 / num_kept)
