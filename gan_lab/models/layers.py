@@ -172,8 +172,7 @@ class LeakyReLUDropout(nn.Dropout):
         return _times_slopes(inputs, self.negative_slope, factors)
 
     def factors(self, inputs: Tensor) -> Tensor | None:
-        """What dropout multiplies inputs by, of their shape and type, until it is asked again; None where it is torch's
-        that is to be taken."""
+        """What to multiply inputs by, of their shape and type, overwritten by the next call. None: take torch's."""
         num_kept = round((1 - self.p) * 2**16)  # of the 2^16 equally likely values
         if not self.training or inputs.device.type != "cpu" or num_kept in (0, 2**16):
             return None
